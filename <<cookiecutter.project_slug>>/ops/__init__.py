@@ -1,0 +1,1 @@
+"""Operating the service: its neighbours' configuration, its checks, its backup."""

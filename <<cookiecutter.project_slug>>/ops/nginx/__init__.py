@@ -1,0 +1,1 @@
+"""nginx: its configuration, and the little program that renders it outside of a container."""
