@@ -1,0 +1,72 @@
+"""Take out the rooms that were not chosen. Runs in the new project; needs nothing but Python."""
+
+import os
+import shutil
+
+# Option -> the answer that keeps the rooms -> what goes with any other answer. A path is a file or a folder.
+ROOMS = {
+    "example": {
+        "documents": [
+            "app/features/documents",
+            "migrations/versions/documents",
+            "requirements/feature-documents.in",
+            "requirements/feature-documents.txt",
+            "tests/features/documents",
+        ],
+    },
+}
+
+# Where one file must differ with the answer, the other version waits in OVERLAYS/<option>/<answer>/ and takes its place.
+OVERLAYS = ".rooms"
+
+CHOSEN = {
+    "deploy": "<< cookiecutter.deploy >>",
+    "example": "<< cookiecutter.example >>",
+    "frontend": "<< cookiecutter.frontend >>",
+    "monitoring": "<< cookiecutter.monitoring >>",
+    "object_storage": "<< cookiecutter.object_storage >>",
+}
+TEMPLATE = "<< (template_folder | quoted)[1:-1] >>"
+
+
+def baked_files(room: str) -> list[str]:
+    """List what this bake has written there, and nothing else: with -f the folder may hold a person's own work."""
+    source = os.path.join(TEMPLATE, room)
+    if not os.path.isdir(source):
+        return [room]
+    return [
+        os.path.relpath(os.path.join(folder, name), TEMPLATE)
+        for folder, _, names in os.walk(source)
+        for name in names
+    ]
+
+
+def remove(path: str) -> None:
+    """Remove a file, and the folders that it leaves empty."""
+    if os.path.lexists(path):
+        os.remove(path)
+    folder = os.path.dirname(path)
+    while folder and os.path.isdir(folder) and not os.listdir(folder):
+        os.rmdir(folder)
+        folder = os.path.dirname(folder)
+
+
+def main() -> None:
+    """Drop, then overlay."""
+    for option, answers in ROOMS.items():
+        for answer, rooms in answers.items():
+            if CHOSEN[option] != answer:
+                for room in rooms:
+                    for path in baked_files(room):
+                        remove(path)
+    for option, answer in CHOSEN.items():
+        overlay = os.path.join(OVERLAYS, option, answer)
+        for folder, _, names in os.walk(overlay):
+            target = os.path.relpath(folder, overlay)
+            os.makedirs(target, exist_ok=True)
+            for name in names:
+                os.replace(os.path.join(folder, name), os.path.join(target, name))
+    shutil.rmtree(OVERLAYS, ignore_errors=True)
+
+
+main()

