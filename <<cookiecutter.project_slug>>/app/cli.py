@@ -1,0 +1,206 @@
+"""Every process and every chore of the service: `python -m app.cli --help`."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.core.envfile import example as env_example
+from app.core.envfile import write as write_env
+from app.core.project import ROOT
+from app.core.settings import Settings, SettingsError, load_settings
+from app.features import settings_of_features
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+settings_cli = typer.Typer(no_args_is_help=True, help="The settings and their files.")
+cli.add_typer(settings_cli, name="settings")
+
+
+def fail(message: str) -> typer.Exit:
+    """An error for a person, and exit code 1."""
+    print(message, file=sys.stderr)
+    return typer.Exit(1)
+
+
+@contextmanager
+def metrics_directory() -> Iterator[None]:
+    """Where the processes of this service count together, emptied when the service starts and gone when it ends.
+
+    Set before anything imports the Prometheus client, which reads the variable once.
+    """
+    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    directory = Path(given or tempfile.mkdtemp(prefix="metrics-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.glob("*.db"):
+        left.unlink()
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    try:
+        yield
+    finally:
+        if not given:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@cli.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(help="Processes; 0 means HTTP_WORKERS.")] = 0,
+    reload: Annotated[bool, typer.Option(help="Start again when the code changes.")] = False,
+) -> None:
+    """Run the API."""
+    with metrics_directory():
+        import uvicorn
+
+        settings = _settings()
+        uvicorn.run(
+            "app.main:create_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=None if reload else workers or settings.http.workers,
+            reload=reload,
+            reload_dirs=[str(ROOT / "app")] if reload else None,
+            log_config=None,
+            access_log=False,  # the application writes its own
+            server_header=False,
+            forwarded_allow_ips=list(settings.http.trusted_proxies),
+            timeout_graceful_shutdown=25,  # less than the 30 s after which compose and Kubernetes kill
+            timeout_keep_alive=75,  # longer than nginx keeps an idle connection, so that nginx is who closes it
+        )
+
+
+@cli.command()
+def worker(
+    concurrency: Annotated[int, typer.Option(help="Processes; 0 means TASKS_CONCURRENCY.")] = 0,
+    queues: Annotated[str, typer.Option(help="Queues to work off, comma-separated; all unless given.")] = "",
+) -> None:
+    """Run a Celery worker."""
+    with metrics_directory():
+        from app.core.tasks import Queue
+        from app.worker import create_worker
+
+        settings = _settings()
+        names = queues or ",".join(Queue)
+        count = concurrency or settings.tasks.concurrency
+        arguments = ["worker", f"--concurrency={count}", f"--queues={names}", f"--loglevel={settings.log_level}"]
+        # Gossip and mingle are workers talking among themselves, which nothing here needs.
+        create_worker(settings).worker_main(["--quiet", *arguments, "--without-gossip", "--without-mingle"])
+
+
+@cli.command()
+def beat(
+    schedule: Annotated[
+        Path | None,
+        typer.Option(help="File in which beat remembers when each entry ran last; a temporary one unless given."),
+    ] = None,
+) -> None:
+    """Run Celery beat, which sends what is due. Run exactly one."""
+    from app.worker import create_worker
+
+    settings = _settings()
+    schedule = schedule or Path(tempfile.gettempdir()) / "beat-schedule"
+    app = create_worker(settings, service="beat")
+    app.start(["--quiet", "beat", f"--schedule={schedule}", f"--loglevel={settings.log_level}", "--pidfile="])
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to the newest migrations; safe to run from several places at once."""
+    from app.core.logging import configure_logging
+    from app.core.migrations import upgrade
+
+    configure_logging(_settings(), "migrate")
+    upgrade()
+
+
+@cli.command()
+def migration(
+    feature: Annotated[str, typer.Option(help="The feature whose models changed, or core.")],
+    message: Annotated[str, typer.Option(help="What the migration does.")],
+) -> None:
+    """Write a migration from the difference between the models and the database."""
+    from app.core.migrations import new_revision
+    from app.features import FEATURES
+
+    if feature not in ("core", *FEATURES) or not message:
+        raise fail(f'usage: make migration feature={"|".join(("core", *FEATURES))} m="what it does"')
+    _settings()
+    new_revision(feature, message)
+
+
+@cli.command()
+def init_storage() -> None:
+    """Make the bucket, with versioning and lifecycle."""
+    import asyncio
+
+    from app.core.logging import configure_logging
+    from app.core.settings import Environment
+    from app.core.storage import Storage
+
+    settings = _settings()
+    configure_logging(settings, "init-storage")
+
+    async def make() -> None:
+        storage = Storage(settings.storage)
+        await storage.ensure_bucket(strict=settings.environment is not Environment.DEVELOPMENT)
+        await storage.close()
+
+    asyncio.run(make())
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    from app.main import create_app
+
+    features = {group: group() for group in settings_of_features()}
+    print(json.dumps(create_app(Settings(features=features)).openapi(), indent=2, ensure_ascii=False))
+
+
+@settings_cli.command()
+def init() -> None:
+    """Write .env with fresh secrets, unless it is there."""
+    path = ROOT / ".env"
+    print(
+        f"setup: wrote {path.name} with fresh secrets"
+        if write_env(path, settings_of_features())
+        else f"setup: {path.name} is there already; left as it is"
+    )
+
+
+@settings_cli.command()
+def example(
+    check: Annotated[bool, typer.Option("--check", help="Compare with .env.example instead of printing.")] = False,
+) -> None:
+    """Print .env.example as the settings classes say it."""
+    text = env_example(settings_of_features())
+    if not check:
+        print(text, end="")
+    elif (ROOT / ".env.example").read_text(encoding="utf-8") != text:
+        raise fail(".env.example does not match the settings; run: make generate")
+
+
+@settings_cli.command()
+def check() -> None:
+    """Say every fault of the present environment at once."""
+    _settings()
+    print("settings: no faults")
+
+
+def _settings() -> Settings:
+    try:
+        return load_settings(settings_of_features())
+    except SettingsError as error:
+        raise fail(str(error)) from error
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,65 @@
+"""`.env.example` and `.env`, both made from the settings and their documentation."""
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from textwrap import wrap
+
+from pydantic.fields import FieldInfo
+
+from app.core.project import project
+from app.core.settings import FeatureSettings, Settings, default_text, documented, is_generated
+
+# Read by compose alone; here because people look for every variable in one file.
+COMPOSE: tuple[tuple[str, str, str], ...] = (
+    ("DOMAIN", "", "Public host name; nginx refuses every other one in stage and prod."),
+    ("APP_IMAGE", "", "Image of the application in stage and prod, by digest. Empty: built here."),
+    ("HTTP_PORT", "", "Port of nginx on the host. Empty: 8080 in dev, 80 in stage and prod."),
+    ("HTTPS_PORT", "", "Port of nginx for TLS. Empty: 443."),
+)
+
+
+def example(features: Sequence[type[FeatureSettings]]) -> str:
+    """The text of `.env.example`: every variable with its comment, its default, and no secret."""
+    return _render(features, lambda _variable, field: default_text(field))
+
+
+def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
+    """Write `.env` with a fresh random value for every secret that is ours to choose.
+
+    Returns:
+        False when the file is there already; it is never touched.
+    """
+
+    def value(_: str, field: FieldInfo) -> str:
+        return secrets.token_hex(24) if is_generated(field) else default_text(field)
+
+    try:
+        # O_EXCL: of two setups at once one writes, and neither sees half a file as the whole.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(_render(features, value))
+    return True
+
+
+def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, FieldInfo], str]) -> str:
+    lines = [
+        "# Every setting, with its default. `make setup` writes .env from this with fresh secrets; never commit that.",
+        "# Made by `make generate` from the settings classes: change it there.",
+    ]
+    for heading, text, fields in documented(Settings(), features):
+        lines += ["", f"## {heading}" + (f": {text[0].lower()}{text[1:]}" if text else "")]
+        for variable, field in fields:
+            lines += _comment(field.description or "")
+            lines.append(f"{variable}={value(variable, field)}")
+    lines += ["", "## Compose: not read by the application"]
+    for variable, default, text in COMPOSE:
+        lines += [*_comment(text), f"{variable}={project().domain if variable == 'DOMAIN' else default}"]
+    return "\n".join(lines) + "\n"
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in wrap(text, 108)]

@@ -1,0 +1,196 @@
+"""Errors as the client sees them: RFC 9457 problem documents, with the request's id.
+
+The class is the public code and the status sits on the class; a feature adds its own by subclassing. One function
+renders them all, and nothing that a client sends becomes a 500.
+"""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.core.logging import request_id
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class AppError(Exception):
+    """Root of every error that has an answer of its own.
+
+    Attributes:
+        status: HTTP status of the answer.
+        detail: one sentence for the person who made the request; never an internal fact.
+        headers: further headers of the answer.
+    """
+
+    status: ClassVar[int] = 500
+    detail: str = "Something went wrong on our side."
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, detail: str = "") -> None:
+        self.detail = detail or type(self).detail
+        super().__init__(self.detail)
+
+    @classmethod
+    def code(cls) -> str:
+        """The class as a word for programs: `DocumentNotFound` is `document_not_found`."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+class BadRequest(AppError):
+    """The request makes no sense as it is."""
+
+    status = 400
+    detail = "The request could not be understood."
+
+
+class Unauthorized(AppError):
+    """Nobody is signed in, or no longer."""
+
+    status = 401
+    detail = "Sign in first."
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(AppError):
+    """Signed in, but not allowed."""
+
+    status = 403
+    detail = "You may not do this."
+
+
+class NotFound(AppError):
+    """No such thing, or none that the asker may know of."""
+
+    status = 404
+    detail = "There is nothing here."
+
+
+class Conflict(AppError):
+    """The request does not fit the present state."""
+
+    status = 409
+    detail = "This is already there."
+
+
+class PayloadTooLarge(AppError):
+    """More bytes than are taken."""
+
+    status = 413
+    detail = "The request is too large."
+
+
+class UnsupportedMediaType(AppError):
+    """A kind of content that is not handled."""
+
+    status = 415
+    detail = "This kind of content is not supported."
+
+
+class UnprocessableContent(AppError):
+    """Understood, but the content does not fit."""
+
+    status = 422
+    detail = "The content does not fit."
+
+
+class Unavailable(AppError):
+    """A part that is needed does not answer; trying again later may work."""
+
+    status = 503
+    detail = "This is not available at the moment. Try again shortly."
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class FieldFault(BaseModel):
+    """One field that does not fit."""
+
+    field: str = Field(examples=["body.email"])
+    message: str = Field(examples=["value is not a valid email address"])
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 defines it."""
+
+    type: str = Field(default="about:blank", description="A page about this kind of error, or about:blank.")
+    title: str = Field(description="The status in words.", examples=["Not Found"])
+    status: int = Field(description="The HTTP status again.", examples=[404])
+    detail: str = Field(description="What went wrong, for a person.", examples=["There is nothing here."])
+    code: str = Field(description="What went wrong, for a program.", examples=["not_found"])
+    request_id: str = Field(description="Name this when you ask for help; the logs know it.", examples=["6f1d…"])
+    errors: list[FieldFault] | None = Field(default=None, description="The fields that do not fit.")
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` argument of a route for the errors it can give."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "model": Problem,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in statuses
+    }
+
+
+def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | None = None) -> bytes:
+    """A problem document as bytes."""
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id.get(),
+    }
+    if errors is not None:
+        document["errors"] = errors
+    return orjson.dumps(document)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every error of `app` a problem document. What no handler knows is answered by the outermost middleware."""
+
+    async def app_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, AppError)
+        return _response(error.status, error.code(), error.detail, error.headers)
+
+    async def http_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        phrase = HTTPStatus(error.status_code).phrase
+        code = re.sub(r"\W+", "_", phrase).lower()
+        detail = error.detail if error.detail != phrase else _DETAILS.get(error.status_code, phrase)
+        return _response(error.status_code, code, detail, error.headers or {})
+
+    async def validation_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        faults = [
+            {"field": ".".join(map(str, fault["loc"])), "message": _printable(fault["msg"])} for fault in error.errors()
+        ]
+        body = problem(422, "validation_failed", "Some fields do not fit; see errors.", faults)
+        return Response(body, 422, media_type=MEDIA_TYPE)
+
+    app.add_exception_handler(AppError, app_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+
+
+_DETAILS = {404: NotFound.detail, 405: "This method is not allowed here.", 413: PayloadTooLarge.detail}
+
+
+def _response(status: int, code: str, detail: str, headers: Mapping[str, str]) -> Response:
+    if status in (204, 304):
+        return Response(status_code=status, headers=dict(headers))
+    return Response(problem(status, code, detail), status, headers=dict(headers), media_type=MEDIA_TYPE)
+
+
+def _printable(text: str) -> str:
+    # A message may quote what the client sent, and lone surrogates cannot be written as JSON.
+    return text.encode("utf-8", "replace").decode("utf-8")

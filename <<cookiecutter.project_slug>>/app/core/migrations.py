@@ -1,0 +1,55 @@
+"""Alembic from Python: upgrade under a lock, and what revision the code expects.
+
+Each feature's revisions are a branch of their own below `migrations/versions/<feature>`, so a feature's folder can go
+without leaving a gap. "Newest" therefore means all heads.
+"""
+
+from functools import cache
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from app.core.project import ROOT
+
+
+def alembic_config() -> Config:
+    """The configuration in alembic.ini, usable from any working directory."""
+    config = Config(ROOT / "alembic.ini")
+    config.set_main_option("script_location", str(ROOT / "migrations").replace("%", "%%"))
+    return config
+
+
+@cache
+def expected_heads() -> frozenset[str]:
+    """The revisions at which the database must be for this code."""
+    return frozenset(ScriptDirectory.from_config(alembic_config()).get_heads())
+
+
+def upgrade() -> None:
+    """Bring the database to the newest revisions. Several processes may call this at once: one works, the others wait."""
+    command.upgrade(alembic_config(), "heads")
+
+
+def new_revision(feature: str, message: str) -> None:
+    """Write a migration of `feature` from the difference between its models and the database.
+
+    Args:
+        feature: a feature's name, or `core`.
+        message: what it does; becomes part of the file's name.
+    """
+    config = alembic_config()
+    folder = ROOT / "migrations" / "versions" / feature
+    own = sorted(path.name.split("_", 2)[1] for path in folder.glob(f"{feature}_[0-9]*.py"))
+    core = sorted(path.name.split("_", 2)[1] for path in folder.with_name("core").glob("core_[0-9]*.py"))
+    folder.mkdir(exist_ok=True)
+    command.revision(
+        config,
+        message=message,
+        autogenerate=True,
+        head=f"{feature}_{own[-1]}" if own else f"core_{core[-1]}",
+        splice=True,  # a feature may branch off a revision of core that has successors
+        branch_label=None if own else feature,
+        version_path=str(folder),
+        rev_id=f"{feature}_{len(own) + 1:04d}",
+    )

@@ -1,0 +1,163 @@
+"""The transactional outbox: a task is a row until it is done.
+
+`enqueue` writes the row in the caller's transaction, so task and data commit together or not at all. The message goes
+to the broker after the commit; the worker takes the row under a lease that it renews while it works, and deletes it
+when done. Whatever is lost on the way - the process between commit and send, the broker's memory, a worker killed in
+mid-task - leaves a row that is overdue, and the sweep sends it again. A message that arrives twice finds no row, or one
+under another's lease, and is dropped.
+
+    pending --sent--> sent --claimed--> running --done--> (deleted)
+                                           |--failed--> waiting --due--> sent
+                                           |--failed for the last time--> dead
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import DateTime, Index, Text, and_, case, delete, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.db import Base, CreatedAt, Database, PrimaryId
+from app.core.settings import Tasks as TaskSettings
+
+MAX_RETRY_SECONDS = 3600.0
+SWEEP_BATCH = 500
+
+
+class State(StrEnum):
+    """Where a task stands; see the picture above."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    RUNNING = "running"
+    WAITING = "waiting"
+    DEAD = "dead"
+
+
+class OutboxTask(Base):
+    """One task that is not done yet.
+
+    Attributes:
+        due_at: when the sweep has to look at it again, by the database's clock.
+        attempts: how often a worker has begun it.
+        context: request id and user id of whoever asked for it, for the logs.
+        error: the last failure.
+    """
+
+    __tablename__ = "task_outbox"
+    __table_args__ = (Index("ix_task_outbox_due_at", "due_at", postgresql_where="state <> 'dead'"),)
+
+    id: Mapped[PrimaryId]
+    name: Mapped[str] = mapped_column(Text)
+    args: Mapped[list[Any]] = mapped_column(JSONB)
+    queue: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(Text, default=State.PENDING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    context: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[CreatedAt]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that this worker may run now."""
+
+    attempts: int
+    context: dict[str, str]
+
+
+class Outbox:
+    """The steps of a task's life, each one statement."""
+
+    def __init__(self, db: Database, settings: TaskSettings) -> None:
+        self._db = db
+        self._settings = settings
+
+    async def mark_sent(self, ids: Sequence[UUID]) -> None:
+        """The broker has them. A worker may have been faster: then there is nothing to mark."""
+        async with self._db.transaction() as session:
+            await session.execute(
+                update(OutboxTask)
+                .where(OutboxTask.id.in_(ids), OutboxTask.state.in_([State.PENDING, State.WAITING]))
+                .values(state=State.SENT, due_at=func.now() + timedelta(seconds=self._settings.redeliver_seconds))
+            )
+
+    async def claim(self, task_id: UUID) -> Claim | None:
+        """Take the task, or None when it is done already or another worker holds it."""
+        overdue = and_(OutboxTask.state == State.RUNNING, OutboxTask.due_at < func.now())
+        free = OutboxTask.state.in_([State.PENDING, State.SENT, State.WAITING])
+        async with self._db.transaction() as session:
+            row = (
+                await session.execute(
+                    update(OutboxTask)
+                    .where(OutboxTask.id == task_id, or_(free, overdue))
+                    .values(state=State.RUNNING, attempts=OutboxTask.attempts + 1, due_at=self._lease())
+                    .returning(OutboxTask.attempts, OutboxTask.context)
+                )
+            ).one_or_none()
+        return Claim(row.attempts, row.context) if row else None
+
+    async def renew(self, task_id: UUID) -> None:
+        """The task is still being worked on."""
+        async with self._db.transaction() as session:
+            await session.execute(
+                update(OutboxTask)
+                .where(OutboxTask.id == task_id, OutboxTask.state == State.RUNNING)
+                .values(due_at=self._lease())
+            )
+
+    async def finish(self, task_id: UUID) -> None:
+        """The task is done."""
+        async with self._db.transaction() as session:
+            await session.execute(delete(OutboxTask).where(OutboxTask.id == task_id))
+
+    async def retry(self, task_id: UUID, attempts: int, error: str) -> timedelta:
+        """The task failed and runs again after a wait that doubles with each attempt; returns that wait."""
+        # Jitter, so that what failed together does not come back together.
+        wait = min(self._settings.retry_seconds * 2 ** (attempts - 1), MAX_RETRY_SECONDS)
+        delay = timedelta(seconds=wait * random.uniform(0.5, 1.0))  # noqa: S311  # not for secrets
+        async with self._db.transaction() as session:
+            await session.execute(
+                update(OutboxTask)
+                .where(OutboxTask.id == task_id)
+                .values(state=State.WAITING, due_at=func.now() + delay, error=error)
+            )
+        return delay
+
+    async def bury(self, task_id: UUID, error: str) -> None:
+        """The task failed for the last time; it stays for a person to look at."""
+        async with self._db.transaction() as session:
+            await session.execute(
+                update(OutboxTask).where(OutboxTask.id == task_id).values(state=State.DEAD, error=error)
+            )
+
+    async def overdue(self) -> Sequence[OutboxTask]:
+        """Tasks to send again, oldest first; each is handed out once per `send_grace_seconds`, whoever asks."""
+        grace = timedelta(seconds=self._settings.send_grace_seconds)
+        # Only a fresh row gets the grace: its sender may be about to send it.
+        due = OutboxTask.due_at + case((OutboxTask.state == State.PENDING, grace), else_=literal(timedelta(0)))
+        chosen = (
+            select(OutboxTask.id)
+            .where(OutboxTask.state != State.DEAD, OutboxTask.due_at < func.now(), due < func.now())
+            .order_by(OutboxTask.due_at)
+            .limit(SWEEP_BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._db.transaction() as session:
+            rows = await session.scalars(
+                update(OutboxTask)
+                .where(OutboxTask.id.in_(chosen.scalar_subquery()))
+                .values(state=State.PENDING, due_at=func.now())
+                .returning(OutboxTask)
+            )
+            return rows.all()
+
+    def _lease(self) -> Any:
+        return func.now() + timedelta(seconds=self._settings.lease_seconds)

@@ -1,0 +1,90 @@
+"""Everything a process holds open, made and closed in one place: by the API's lifespan and by each worker process."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+from redis.asyncio import Redis
+
+from app.core.ai import Embedder, create_embedder
+from app.core.cache import Cache
+from app.core.db import Database
+from app.core.settings import Settings
+from app.core.storage import Storage
+from app.core.tasks import Publisher
+
+
+class Checked(Protocol):
+    """Something that health asks after."""
+
+    @property
+    def name(self) -> str:
+        """How health calls it."""
+
+    async def check(self) -> None:
+        """Raise when it does not work."""
+
+
+class Broker:
+    """The broker as seen by health and metrics; messages go through `Publisher`."""
+
+    name = "broker"
+
+    def __init__(self, settings: Settings) -> None:
+        self.redis: Redis = Redis.from_url(settings.broker.address(), socket_timeout=2, socket_connect_timeout=2)
+
+    async def check(self) -> None:
+        """Raise when Redis does not answer."""
+        await self.redis.ping()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.redis.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What features work with."""
+
+    settings: Settings
+    db: Database
+    cache: Cache
+    broker: Broker
+    storage: Storage
+    publisher: Publisher
+    embedder: Embedder
+
+    @property
+    def checked(self) -> tuple[Checked, ...]:
+        """The neighbours, for health."""
+        return self.db, self.cache, self.broker, self.storage
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Make everything, and close it in reverse order. Nothing connects before it is needed."""
+    async with AsyncExitStack() as stack:
+        publisher = Publisher(settings)
+        stack.push_async_callback(publisher.close)
+        db = Database(settings.database, publisher.publish)
+        stack.push_async_callback(db.close)
+        cache = Cache(settings.cache)
+        stack.push_async_callback(cache.close)
+        broker = Broker(settings)
+        stack.push_async_callback(broker.close)
+        storage = Storage(settings.storage)
+        stack.push_async_callback(storage.close)
+        embedder = create_embedder(settings.ai)
+        stack.push_async_callback(embedder.close)
+        yield Resources(settings, db, cache, broker, storage, publisher, embedder)
+
+
+def app_resources(request: Request) -> Resources:
+    """The resources of the application that handles this request."""
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+AppResources = Annotated[Resources, Depends(app_resources)]

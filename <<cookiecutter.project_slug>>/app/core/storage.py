@@ -1,0 +1,197 @@
+"""S3-compatible object storage through boto3, off the event loop.
+
+boto3 is synchronous, so every call runs in a thread of a pool of its own: a slow store fills that pool and nothing else.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import structlog
+
+from app.core.errors import Unavailable
+from app.core.settings import Storage as StorageSettings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+THREADS = 8
+
+
+class StorageUnavailable(Unavailable):
+    """The object store does not answer."""
+
+    detail = "Files are not available at the moment. Try again shortly."
+
+
+class ObjectNotFound(Exception):
+    """No object has this key."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """What a listing tells of an object."""
+
+    key: str
+    modified: datetime
+
+
+def client(settings: StorageSettings) -> "S3Client":
+    """A boto3 client with the project's deadlines and retries. Loading boto3 takes half a second: call it off the loop."""
+    import boto3
+    from botocore.config import Config
+
+    made: S3Client = boto3.client(
+        "s3",
+        endpoint_url=settings.endpoint_url or None,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key or None,
+        aws_secret_access_key=settings.secret_key.get_secret_value() or None,
+        config=Config(
+            connect_timeout=settings.timeout_seconds,
+            read_timeout=settings.timeout_seconds,
+            retries={"mode": "standard", "total_max_attempts": 3},
+            # A name of its own for each bucket needs wildcard DNS, which stores other than AWS rarely have.
+            s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
+            # Stores other than AWS do not all know the newer checksum headers.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            max_pool_connections=THREADS,
+        ),
+    )
+    return made
+
+
+class Storage:
+    """The application's bucket."""
+
+    name = "storage"
+
+    def __init__(self, settings: StorageSettings) -> None:
+        self._settings = settings
+        self._bucket = settings.bucket
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+
+    async def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Store an object; an earlier one of the same key becomes an old version.
+
+        Raises:
+            StorageUnavailable: the store does not answer.
+        """
+        await self._call(lambda s3: s3.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=content_type))
+
+    async def get(self, key: str) -> bytes:
+        """The bytes of an object.
+
+        Raises:
+            ObjectNotFound: no object has this key.
+            StorageUnavailable: the store does not answer.
+        """
+        return await self._call(lambda s3: s3.get_object(Bucket=self._bucket, Key=key)["Body"].read())
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; one that is not there is no error."""
+        await self._call(lambda s3: s3.delete_object(Bucket=self._bucket, Key=key))
+
+    async def list(self, prefix: str) -> list[StoredObject]:
+        """Every object whose key begins with `prefix`."""
+
+        def pages(s3: "S3Client") -> list[StoredObject]:
+            found = s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            return [
+                StoredObject(item["Key"], item["LastModified"]) for page in found for item in page.get("Contents", [])
+            ]
+
+        return await self._call(pages)
+
+    async def presigned_url(self, key: str, seconds: int = 300) -> str:
+        """An address at which anyone may fetch the object for a while."""
+        parameters = {"Bucket": self._bucket, "Key": key}
+        return await self._call(
+            lambda s3: s3.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+        )
+
+    async def ensure_bucket(self, *, strict: bool) -> None:
+        """Make the bucket, keep old versions in it for a while, and give up half-finished uploads.
+
+        Args:
+            strict: fail when the store offers no versioning or lifecycle, as development stores do not.
+        """
+        await self._call(partial(_ensure_bucket, settings=self._settings, strict=strict))
+
+    async def check(self) -> None:
+        """Raise when the store does not answer or the bucket is missing."""
+        await self._call(lambda s3: s3.head_bucket(Bucket=self._bucket))
+
+    async def close(self) -> None:
+        """Let the threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @cached_property
+    def _client(self) -> "S3Client":
+        return client(self._settings)
+
+    async def _call(self, work: Callable[["S3Client"], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, work)
+
+    def _guarded(self, work: Callable[["S3Client"], R]) -> R:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            return work(self._client)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ("NoSuchKey", "404"):
+                raise ObjectNotFound(str(error)) from error
+            log.warning("storage_failed", error=str(error))
+            raise StorageUnavailable from error
+        except BotoCoreError as error:
+            log.warning("storage_failed", error=str(error))
+            raise StorageUnavailable from error
+
+
+def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool) -> None:
+    from botocore.exceptions import ClientError
+
+    bucket = settings.bucket
+    if not any(found.get("Name") == bucket for found in s3.list_buckets().get("Buckets", [])):
+        if settings.region == "us-east-1":
+            s3.create_bucket(Bucket=bucket)
+        else:
+            place: Any = {"LocationConstraint": settings.region}  # the stubs know AWS' regions alone
+            s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=place)
+        log.info("bucket_made", bucket=bucket)
+    steps: list[tuple[str, Callable[[], object]]] = [
+        ("versioning", lambda: s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})),
+        (
+            "lifecycle",
+            lambda: s3.put_bucket_lifecycle_configuration(
+                Bucket=bucket,
+                LifecycleConfiguration={
+                    "Rules": [
+                        {
+                            "ID": "old-versions",
+                            "Status": "Enabled",
+                            "Filter": {"Prefix": ""},
+                            "NoncurrentVersionExpiration": {"NoncurrentDays": settings.old_versions_days},
+                            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+                        }
+                    ]
+                },
+            ),
+        ),
+    ]
+    for what, step in steps:
+        try:
+            step()
+        except ClientError as error:
+            if strict:
+                raise
+            log.warning("bucket_feature_missing", feature=what, bucket=bucket, error=str(error))

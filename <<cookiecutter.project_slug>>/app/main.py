@@ -1,0 +1,90 @@
+"""The API, assembled. `create_app` opens nothing: that is the lifespan's work."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import APIRouter, FastAPI, Response
+from prometheus_client import CollectorRegistry
+from starlette.responses import HTMLResponse
+
+from app.core import health, metrics
+from app.core.api import add_routes
+from app.core.errors import install_error_handlers
+from app.core.logging import configure_logging
+from app.core.middleware import install_middleware
+from app.core.project import project
+from app.core.resources import AppResources, open_resources
+from app.core.settings import Settings, load_settings, redacted
+from app.core.tasks import Queue
+from app.core.telemetry import configure_sentry
+from app.features import modules, settings_of_features
+
+log = structlog.get_logger(__name__)
+
+internal = APIRouter(include_in_schema=False)
+
+
+@internal.get("/metrics")
+async def scrape(resources: AppResources) -> Response:
+    """For Prometheus, inside the network: nginx lets nobody through to here."""
+    sampled = CollectorRegistry()
+    try:
+        await metrics.sample_broker(sampled, resources.broker.redis, list(Queue))
+    except Exception as error:  # noqa: BLE001  # the other numbers matter most when a part is away
+        log.warning("broker_not_sampled", error=repr(error))
+        sampled = CollectorRegistry()
+    return Response(metrics.exposition(sampled), media_type=metrics.CONTENT_TYPE)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: read from the environment unless given.
+
+    Raises:
+        SettingsError: the environment cannot be used.
+    """
+    settings = settings or load_settings(settings_of_features())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_resources(settings) as resources:
+            app.state.resources = resources
+            log.info("started", settings=redacted(settings))
+            yield
+            log.info("stopping")
+
+    configure_logging(settings, "api")
+    configure_sentry(settings, "api")
+    app = FastAPI(
+        title=project().title,
+        description=project().description,
+        version=project().version,
+        lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.docs_enabled else None,
+        docs_url=None,
+        redoc_url=None,
+        # A slash too many is a wrong address; a redirect would drop the body and name an internal host.
+        redirect_slashes=False,
+    )
+    install_error_handlers(app)
+    install_middleware(app, settings)
+    add_routes(app, [health.router, internal, *(module.router for module in modules("api"))])
+    if settings.docs_enabled:
+        add_docs(app)
+    return app
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve /docs, the one page that may run scripts: Swagger UI comes from its usual CDN, in development and staging."""
+    from fastapi.openapi.docs import get_swagger_ui_html
+
+    policy = "default-src 'self'; script-src 'self' 'unsafe-inline' cdn.jsdelivr.net; style-src 'self' 'unsafe-inline' cdn.jsdelivr.net; img-src 'self' data: fastapi.tiangolo.com; frame-ancestors 'none'"
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        page = get_swagger_ui_html(openapi_url="/openapi.json", title=app.title)
+        page.headers["Content-Security-Policy"] = policy
+        return page

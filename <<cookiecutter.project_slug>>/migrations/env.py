@@ -1,0 +1,60 @@
+"""Runs migrations on the database of the settings, one process at a time."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+from alembic import context
+from sqlalchemy import Connection, pool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.core.db import Base
+from app.core.settings import load_settings
+from app.features import modules, settings_of_features
+
+# A number of our own for the advisory lock: two deploys at once must not migrate twice.
+LOCK = 0x6D6967
+LOCK_WAIT = "120s"
+# A statement that cannot get its lock gives up instead of queueing every other query behind it.
+STATEMENT_LOCK_WAIT = "10s"
+
+modules("models")  # fills Base.metadata
+
+
+def run(connection: Connection) -> None:
+    """Migrate within the connection."""
+    connection.execute(text(f"SET lock_timeout = '{LOCK_WAIT}'"))
+    connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+    connection.execute(text(f"SET lock_timeout = '{STATEMENT_LOCK_WAIT}'"))
+    connection.commit()
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_type=True,
+        compare_server_default=True,
+        # A migration that fails leaves those before it in place, and itself undone.
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def online() -> None:
+    """Connect without the application's pool and deadlines: building an index may take its time."""
+    dsn = load_settings(settings_of_features()).database.dsn()
+
+    async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
+        connection: asyncpg.Connection = await asyncpg.connect(dsn, timeout=10)
+        return connection
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=pool.NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+    await engine.dispose()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    asyncio.run(online())
