@@ -69,4 +69,5 @@ def main() -> None:
     shutil.rmtree(OVERLAYS, ignore_errors=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

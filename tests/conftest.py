@@ -1,0 +1,55 @@
+"""What every test of the template stands on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import baking
+import pytest
+import stage
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a clone would hold it."""
+    return stage.stage(tmp_path_factory.mktemp("staged") / "template")
+
+
+@pytest.fixture
+def bake(template: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Bake into a fresh folder each time: `bake(example="none")`."""
+    count = iter(range(1_000_000))
+    return lambda **answers: baking.bake(template, tmp_path / f"bake-{next(count)}", **answers)
+
+
+@pytest.fixture(scope="session")
+def default_project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project of the default answers; read it, do not run it."""
+    return baking.bake(template, tmp_path_factory.mktemp("default") / "out")
+
+
+@pytest.fixture(scope="session")
+def combinations(
+    template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[dict[str, str], Path]]:
+    """Every combination of the answers that drop rooms, baked; read them, do not run them."""
+    folder = tmp_path_factory.mktemp("combinations")
+    return [
+        (answers, baking.bake(template, folder / str(number), **answers))
+        for number, answers in enumerate(baking.room_combinations())
+    ]
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Write a line to the terminal at once: who waits for minutes wants to see what for."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    name = request.node.name
+
+    def write(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"  {name}: {line}", file=sys.stderr, flush=True)
+
+    return write

@@ -1,0 +1,138 @@
+"""A bake is a pure function of template and answers: no clock, no chance, no network, no machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from baking import SOURCE, command_line, files_of, modes_of, name_of, room_combinations
+
+ANSWERS = ["project_name=Söhne & 한글", "author=A << B", "example=documents"]
+
+# Runs the command in a process that cannot reach any address, where the kernel offers no namespace for that.
+NO_SOCKETS = """
+import runpy, sys
+def deny(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto"):
+        raise OSError(f"a bake used the network: {event} {arguments}")
+sys.addaudithook(deny)
+sys.argv[0] = "cookiecutter"
+runpy.run_module("cookiecutter", run_name="__main__")
+"""
+
+
+def other_pythons() -> list[str]:
+    """Interpreters of other versions: on PATH, or installed beside the one that runs this."""
+    names = [f"python3.{minor}" for minor in range(11, 20)]
+    candidates = [found for name in names if (found := shutil.which(name))]
+    beside = Path(sys.base_prefix).parent
+    candidates += [str(path) for path in sorted(beside.glob("*/bin/python3"))]
+    found: dict[tuple[int, int], str] = {sys.version_info[:2]: sys.executable}
+    for candidate in candidates:
+        try:
+            said = subprocess.run(
+                [candidate, "-c", "import sys, ssl, zlib; print(*sys.version_info[:2], sys.executable)"],
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=30,
+            )
+        except OSError:
+            continue
+        if said.returncode == 0:
+            major, minor, executable = said.stdout.strip().split(" ", 2)
+            if (int(major), int(minor)) >= (3, 11):
+                found.setdefault((int(major), int(minor)), executable)
+    return [path for version, path in sorted(found.items()) if version != sys.version_info[:2]]
+
+
+def baked(template: Path, output: Path, *, python: str = sys.executable) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Bake by the command line, and return contents and modes."""
+    result = command_line(template, output, "--no-input", *ANSWERS, python=python)
+    assert result.returncode == 0, result.stderr
+    return files_of(output), modes_of(output)
+
+
+@pytest.mark.parametrize("answers", room_combinations(), ids=name_of)
+def test_two_bakes_are_the_same(bake: Callable[..., Path], answers: dict[str, str]) -> None:
+    """Byte for byte, and bit for bit of the permissions."""
+    first, second = bake(**answers), bake(**answers)
+    assert len(files_of(first)) > 50
+    assert files_of(first) == files_of(second)
+    assert modes_of(first) == modes_of(second)
+
+
+def test_the_surroundings_do_not_matter(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder, time zone, language, hash seed, user name and day of the template's files: the same bake."""
+    first = baked(template, tmp_path / "one")
+    elsewhere = tmp_path / "else where"
+    shutil.copytree(template, elsewhere, copy_function=shutil.copy)
+    for name, value in {"TZ": "Asia/Seoul", "LC_ALL": "C", "PYTHONHASHSEED": "7", "USER": "somebody"}.items():
+        monkeypatch.setenv(name, value)
+    for path in elsewhere.rglob("*"):
+        os.utime(path, (1, 1))
+    assert baked(elsewhere, tmp_path / "two") == first
+
+
+def test_another_python_bakes_the_same(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers decide, not the interpreter that happens to run cookiecutter."""
+    pythons = other_pythons()
+    if not pythons:
+        pytest.skip("this machine has no second Python from 3.11 on")
+    first = baked(template, tmp_path / "own")
+    # Cookiecutter's packages are pure Python or fall back to it, so another interpreter can use this one's.
+    monkeypatch.setenv("PYTHONPATH", sysconfig.get_path("purelib"))
+    for number, python in enumerate(pythons):
+        assert baked(template, tmp_path / str(number), python=python) == first, python
+
+
+def test_a_bake_needs_no_network(template: Path, tmp_path: Path) -> None:
+    """In a network namespace without any interface where that is permitted, else with sockets refused."""
+    home = tmp_path / "home"
+    home.mkdir()
+    arguments = [str(template), "--no-input", "--output-dir", str(tmp_path), *ANSWERS]
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home)}
+    isolate = next(
+        (
+            prefix
+            for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"])
+            if shutil.which("unshare")
+            and subprocess.run([*prefix, "true"], capture_output=True, timeout=30).returncode == 0
+        ),
+        None,
+    )
+    command = (
+        [*isolate, sys.executable, "-m", "cookiecutter", *arguments]
+        if isolate
+        else [sys.executable, "-c", NO_SOCKETS, *arguments]
+    )
+    result = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_python_file_is_its_source(combinations: list[tuple[dict[str, str], Path]]) -> None:
+    """No answer reaches a line of Python: a file is there as it is, or comes whole from its option's overlay."""
+    for answers, project in combinations:
+        overlays = [SOURCE / ".rooms" / option / answer for option, answer in answers.items()]
+        for path, content in files_of(project).items():
+            if path.endswith(".py"):
+                source = next((o / path for o in overlays if (o / path).exists()), SOURCE / path)
+                assert content == source.read_bytes(), path
+
+
+def test_modes_are_those_of_the_source(combinations: list[tuple[dict[str, str], Path]]) -> None:
+    """A script stays executable, and nothing else becomes so."""
+    for _, project in combinations:
+        for path in files_of(project):
+            if (SOURCE / path).exists():
+                assert (project / path).stat().st_mode == (SOURCE / path).stat().st_mode, path

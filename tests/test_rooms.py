@@ -1,0 +1,126 @@
+"""The tables that decide what is dropped are complete and true."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from baking import CHOICES, QUESTIONS, ROOM_OPTIONS, SOURCE, files_of, name_of
+from hooks.post_gen_project import CHOSEN, OVERLAYS, ROOMS
+
+Combinations = list[tuple[dict[str, str], Path]]
+
+# A path that bears one of these words belongs to the room, wherever it lies.
+NAMES = {
+    ("example", "documents"): r"documents",
+    ("object_storage", "minio"): r"minio",
+    ("monitoring", "prometheus"): r"ops/.*(prometheus|alertmanager|grafana|monitoring)",
+}
+LISTED = [
+    pytest.param(option, answer, room, id=f"{option}={answer}:{room}")
+    for option, answers in ROOMS.items()
+    for answer, rooms in answers.items()
+    for room in rooms
+]
+
+
+@pytest.mark.parametrize(("option", "answer", "room"), LISTED)
+def test_every_listed_path_is_a_room(option: str, answer: str, room: str) -> None:
+    """It exists in the template, and belongs to an answer that can be given."""
+    assert answer in CHOICES[option]
+    assert (SOURCE / room).exists()
+
+
+@pytest.mark.parametrize(("option", "answer", "room"), LISTED)
+def test_a_room_is_there_exactly_when_chosen(
+    combinations: Combinations, option: str, answer: str, room: str
+) -> None:
+    """Whatever the other answers are."""
+    for answers, project in combinations:
+        assert (project / room).exists() == (answers[option] == answer), name_of(answers)
+
+
+def test_every_answer_that_can_be_dropped_has_its_words() -> None:
+    """A new answer comes with its row in the tables of words, so that its strays are looked for."""
+    from test_strays import WORDS
+
+    with_rooms = {(option, answer) for option, answers in ROOMS.items() for answer in answers}
+    assert with_rooms <= set(WORDS)
+    assert with_rooms <= set(NAMES)
+
+
+def test_no_path_bears_the_name_of_a_dropped_room(combinations: Combinations) -> None:
+    """A new file of a room that the table does not list shows here."""
+    for answers, project in combinations:
+        for (option, answer), pattern in NAMES.items():
+            if answers[option] != answer:
+                assert [path for path in files_of(project) if re.search(pattern, path)] == []
+
+
+def test_the_hook_knows_every_option() -> None:
+    """An option that the hook never heard of could not drop anything."""
+    assert sorted(CHOSEN) == sorted(ROOM_OPTIONS)
+    assert CHOSEN == {option: f"<< cookiecutter.{option} >>" for option in CHOSEN}
+
+
+def test_overlays_belong_to_answers_and_replace_files() -> None:
+    """`.rooms/<option>/<answer>/path` replaces the path, never adds one, and never reaches a project."""
+    for path in (SOURCE / OVERLAYS).rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            option, answer, *rest = path.relative_to(SOURCE / OVERLAYS).parts
+            assert answer in CHOICES[option]
+            assert SOURCE.joinpath(*rest).exists()
+
+
+def test_no_overlay_reaches_a_project(combinations: Combinations) -> None:
+    """The folder is the template's own."""
+    assert [project for _, project in combinations if (project / OVERLAYS).exists()] == []
+
+
+def _features(project: Path) -> tuple[str, ...]:
+    tree = ast.parse((project / "app" / "features" / "__init__.py").read_text())
+    values = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "FEATURES"
+    ]
+    assert len(values) == 1
+    return tuple(ast.literal_eval(values[0]))
+
+
+def test_the_list_of_features_is_the_features_there_are(combinations: Combinations) -> None:
+    """FEATURES, the folders in app/features and the folders of tests and migrations name the same features."""
+    for answers, project in combinations:
+        features = set(_features(project))
+        folders = {path.parent.name for path in (project / "app" / "features").glob("*/__init__.py")}
+        assert folders == features, name_of(answers)
+        assert {path.name for path in (project / "tests" / "features").iterdir() if path.is_dir()} <= features
+        branches = {path.name for path in (project / "migrations" / "versions").iterdir() if path.is_dir()}
+        assert branches <= {"core", *features}
+        assert ("documents" in features) == (answers["example"] == "documents")
+
+
+def test_the_overlay_differs_in_the_one_line() -> None:
+    """What the two versions of the list share is written twice, so it is held equal."""
+    whole = (SOURCE / "app" / "features" / "__init__.py").read_text()
+    overlay = (SOURCE / OVERLAYS / "example" / "none" / "app" / "features" / "__init__.py").read_text()
+    assert overlay == whole.replace('FEATURES = ("accounts", "documents")', 'FEATURES = ("accounts",)')
+    assert overlay != whole
+
+
+def test_the_hook_needs_only_the_bare_interpreter() -> None:
+    """It runs in every bake: what it imports is what costs."""
+    tree = ast.parse((SOURCE.parent / "hooks" / "post_gen_project.py").read_text())
+    imported = {
+        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
+    } | {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= {"os", "shutil", "sys"}
+
+
+def test_defaults_are_the_first_choices(default_project: Path, bake: Callable[..., Path]) -> None:
+    """Saying the defaults aloud gives the same project as pressing Enter."""
+    spoken = {name: answers[0] for name, answers in CHOICES.items()}
+    assert files_of(bake(**spoken, python_version=QUESTIONS["python_version"])) == files_of(default_project)

@@ -1,0 +1,139 @@
+"""Every combination of answers is rendered, and every file of it is what its name says."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import baking
+import pytest
+from baking import CHOICES, ROOM_OPTIONS, SOURCE, files_of, name_of, room_combinations, text_files_of
+from formats import parse
+from template_extensions import PYTHON_VERSIONS
+
+Combinations = list[tuple[dict[str, str], Path]]
+TOOLS = Path(sys.executable).parent
+
+
+@functools.cache
+def _parsed(path: str, text: str) -> None:
+    parse(path, text)
+
+
+@pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
+def test_every_combination_is_rendered_and_parsed(
+    template: Path, tmp_path: Path, python_version: str, say: Callable[[str], None]
+) -> None:
+    """Each of them, licences and Python versions included; a file that two bakes share is parsed once."""
+    count = 0
+    for answers in itertools.product(room_combinations(), CHOICES["license"]):
+        chosen = {**answers[0], "license": answers[1], "python_version": python_version}
+        project = baking.bake(template, tmp_path / str(count), **chosen)
+        for path, text in text_files_of(project).items():
+            _parsed(path, text)
+        assert f'requires-python = ">={python_version}"' in (project / "pyproject.toml").read_text()
+        shutil.rmtree(project)
+        count += 1
+    expected = 1
+    for option in [*ROOM_OPTIONS, "license"]:
+        expected *= len(CHOICES[option])
+    assert count == expected
+    say(f"{count} combinations rendered and parsed for Python {python_version}")
+
+
+def _run(*command: str | Path, cwd: Path) -> None:
+    result = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300
+    )
+    assert result.returncode == 0, f"{command[0]}: {result.stdout[-3000:]}{result.stderr[-3000:]}"
+
+
+def test_every_combination_is_formatted_and_linted(combinations: Combinations) -> None:
+    """By the project's own rules: imports that a dropped room leaves unused would show here."""
+    for _, project in combinations:
+        _run(TOOLS / "ruff", "format", "--check", "--quiet", ".", cwd=project)
+        _run(TOOLS / "ruff", "check", "--quiet", ".", cwd=project)
+
+
+def compose_files(project: Path, environment: str) -> list[str]:
+    """The files that `make up ENV=…` joins, in its order."""
+    rooms = sorted(str(path.relative_to(project)) for path in project.glob("ops/compose/rooms/*.yaml"))
+    return ["compose.yaml", *rooms, f"ops/compose/{environment}.yaml"]
+
+
+@pytest.mark.parametrize("environment", ["dev", "stage", "prod"])
+def test_every_combination_is_a_valid_compose_project(combinations: Combinations, environment: str) -> None:
+    """As Compose itself reads it, without an engine; every variable that it asks for is in .env.example."""
+    for answers, project in combinations:
+        env = project / ".env"
+        example = (project / ".env.example").read_text()
+        env.write_text(re.sub(r"(?m)^#? ?([A-Z][A-Z0-9_]*)=$", r"\1=placeholder-for-the-test", example))
+        files = [part for name in compose_files(project, environment) for part in ("--file", name)]
+        try:
+            _run(TOOLS / "docker-compose", *files, "config", "--quiet", cwd=project)
+        except AssertionError as error:
+            raise AssertionError(f"{name_of(answers)}: {error}") from error
+        finally:
+            env.unlink()
+
+
+def test_every_combination_has_valid_workflows(combinations: Combinations) -> None:
+    """actionlint and zizmor find nothing; a workflow that two bakes share is looked at once."""
+    seen: set[bytes] = set()
+    for _, project in combinations:
+        workflows = sorted((project / ".github" / "workflows").glob("*.yml"))
+        assert workflows
+        fresh = [path for path in workflows if path.read_bytes() not in seen]
+        seen.update(path.read_bytes() for path in fresh)
+        if fresh:
+            _run(TOOLS / "actionlint", *fresh, cwd=project)
+            _run(TOOLS / "zizmor", "--offline", "--quiet", *fresh, cwd=project)
+
+
+def test_links_lead_somewhere(combinations: Combinations) -> None:
+    """A relative link in a document, and a `make` target that it names, exist in the same bake."""
+    for answers, project in combinations:
+        targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", (project / "Makefile").read_text()))
+        for path, text in text_files_of(project).items():
+            if not path.endswith(".md"):
+                continue
+            where = f"{name_of(answers)}: {path}"
+            for link in re.findall(r"\]\(([^)\s]+)\)", text):
+                if not re.match(r"[a-z]+:|#", link):
+                    assert (project / path).parent.joinpath(link.split("#")[0]).exists(), f"{where}: {link}"
+            for target in re.findall(r"(?:`|^|&& )make ((?:[A-Za-z_]+=\S+ )*)([a-z-]+)", text, re.MULTILINE):
+                assert target[1] in targets, f"{where}: make {target[1]}"
+
+
+def test_names_are_the_answers(bake: Callable[..., Path]) -> None:
+    """What a person answers is where it belongs, and the default's own names are nowhere."""
+    project = bake(
+        project_name="Quokka Radar",
+        author="Wombat Works",
+        email="ops@wombat.example",
+        domain="radar.wombat.example",
+        description="Finds quokkas.",
+    )
+    assert project.name == "quokka-radar"
+    for path, text in text_files_of(project).items():
+        if "tests/" not in path:
+            for stray in ("Example Service", "example-service", "Example Team", "team@example.com"):
+                assert stray not in text, f"{path}: {stray}"
+
+
+def test_every_file_of_the_template_is_in_some_bake(combinations: Combinations) -> None:
+    """A file that no combination emits is dead."""
+    emitted = set().union(*(files_of(project) for _, project in combinations))
+    from test_strays import source_files
+
+    for source in source_files():
+        path = source.relative_to(SOURCE)
+        if path.parts[0] == ".rooms":
+            path = Path(*path.parts[3:])
+        assert path.as_posix() in emitted, path
