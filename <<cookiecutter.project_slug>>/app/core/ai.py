@@ -1,0 +1,283 @@
+"""Embeddings: text in, vectors out, from the provider that the settings choose.
+
+Every vector is a list of `DIMENSIONS` floats with L2 norm 1, so that cosine distance, inner product and the database's
+`halfvec` column agree whoever made it. Vectors of two models are not comparable: store `Embedder.model` beside them.
+
+Importing this module imports no vendor's SDK and opens no socket. The SDK costs about a second of CPU and 40 MB,
+so it is loaded when its provider is chosen *and* first used.
+"""
+
+import asyncio
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from app.core.errors import Unavailable
+from app.core.settings import Ai as AiSettings
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+DIMENSIONS = 512
+"""Length of every vector. Stored as `halfvec(512)`: 1 KiB a passage; changing it needs a migration and new embeddings."""
+
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+
+
+class EmbeddingUnavailable(Unavailable):
+    """The provider gave no usable vectors; the fault is its own or its configuration's, so later may work.
+
+    Attributes:
+        detail: what the client is told.
+        args: the reason, for logs and the outbox; it never quotes our texts or the key.
+    """
+
+    detail = "Texts cannot be compared at the moment. Try again shortly."
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.args = (reason,)
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors. Implementations are safe to share between coroutines."""
+
+    @property
+    def model(self) -> str:
+        """Name to store beside a vector; vectors of different models must not be compared."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector for each text, in order: `DIMENSIONS` floats with L2 norm 1.
+
+        Raises:
+            EmbeddingUnavailable: the provider did not answer in time, or not with what was asked.
+        """
+
+    async def close(self) -> None:
+        """Release connections. The embedder is not used afterwards."""
+
+
+def create_embedder(settings: AiSettings) -> Embedder:
+    """Build the embedder that `AI_EMBEDDING_PROVIDER` names; opens nothing and imports no SDK."""
+    if settings.embedding_provider == "openai":
+        return OpenAIEmbedder(
+            api_key=settings.openai_api_key.get_secret_value(),
+            base_url=settings.openai_base_url or OPENAI_BASE_URL,
+            model=settings.embedding_model,
+            timeout_seconds=settings.timeout_seconds,
+        )
+    return OfflineEmbedder()
+
+
+class OfflineEmbedder:
+    """Deterministic vectors without a network, a model or a dependency, for development and tests.
+
+    It is **lexical, not semantic**: each word and each of its character n-grams is hashed to one of the `DIMENSIONS`
+    axes with a sign (the "hashing trick"), counts are damped, the sum is normalised. Two texts are near when they share
+    words or parts of words, so "invoices" finds "invoice" and a typing error does little harm; but "car" does not find
+    "automobile", and another language finds nothing. For meaning, choose a real provider.
+
+    One passage of 1,000 characters takes about half a millisecond once its words have been seen.
+    """
+
+    model = "offline-lexical-1"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `Embedder.embed`; never fails."""
+        if len(texts) == 1:  # a search query: cheaper than the hop to a thread
+            return [lexical_vector(texts[0])]
+        return await asyncio.to_thread(lambda: [lexical_vector(text) for text in texts])
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+WORD = re.compile(r"\w+")
+# Short words ("the", "de", "und") say little and are in every passage. Without corpus statistics the length
+# of a word is the only sign of that which holds in any language written with an alphabet.
+WORD_WEIGHT = (0.0, 0.25, 0.35, 0.5, 0.8)
+GRAM_WEIGHT = 0.3
+LONGEST_CACHED_WORD = 32
+
+
+def lexical_vector(text: str) -> list[float]:
+    """Hash the words and character n-grams of `text` into `DIMENSIONS` floats with L2 norm 1."""
+    vector = [0.0] * DIMENSIONS
+    words = Counter(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    for word, count in words.items():
+        damped = 1.0 + math.log(count)
+        features = _cached_features if len(word) <= LONGEST_CACHED_WORD else _features
+        for axis, weight in features(word):
+            vector[axis] += weight * damped
+    length = math.sqrt(math.fsum(value * value for value in vector))
+    if length == 0.0:
+        # No word at all, or features that cancel out. A zero vector has no direction (cosine distance NaN,
+        # and the HNSW index leaves it out), so such a text gets an axis of its own.
+        vector[_axis(text.strip())[0]] = length = 1.0
+    return [value / length for value in vector]
+
+
+def _features(word: str) -> tuple[tuple[int, float], ...]:
+    """The axes that one word touches, with signed weights: the word itself and its character n-grams."""
+    ascii_word = word.isascii()
+    axis, sign = _axis(word)
+    base = WORD_WEIGHT[len(word)] if ascii_word and len(word) < len(WORD_WEIGHT) else 1.0
+    found = [(axis, sign * base)]
+    # Chinese, Japanese or Korean carry a word in two characters, without spaces around it.
+    sizes = (3,) if ascii_word else (2, 3)
+    for gram in _grams(f"<{word}>", sizes):
+        axis, sign = _axis(gram)
+        found.append((axis, sign * base * GRAM_WEIGHT))
+    return tuple(found)
+
+
+_cached_features = lru_cache(maxsize=8192)(_features)
+
+
+def _grams(word: str, sizes: tuple[int, ...]) -> Iterator[str]:
+    for size in sizes:
+        for start in range(len(word) - size + 1):
+            yield word[start : start + size]
+
+
+def _axis(feature: str) -> tuple[int, float]:
+    """Hash a feature to an axis and a sign; the sign makes collisions cancel instead of add up."""
+    digest = int.from_bytes(blake2b(feature.encode("utf-8", "replace"), digest_size=4).digest(), "big")
+    return digest % DIMENSIONS, 1.0 if digest & 0x8000_0000 else -1.0
+
+
+class OpenAIEmbedder:
+    """Embeddings by the OpenAI protocol: the vendor's own service or any compatible address.
+
+    The SDK retries connection faults, time-outs, 408, 409, 429 and 5xx with exponential backoff and jitter, and honours
+    `Retry-After`. What comes back is checked before it is believed: count, order, length, finite numbers.
+
+    Args:
+        api_key: sent as bearer token; some local servers need none.
+        base_url: address including the version, such as `https://api.openai.com/v1`.
+        model: a model that honours `dimensions` (OpenAI: the `text-embedding-3` family and later).
+        batch: texts in one request.
+        timeout_seconds: deadline of one attempt.
+        max_retries: further attempts after the first.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        model: str,
+        batch: int = 64,
+        timeout_seconds: float = 20.0,
+        max_retries: int = 2,
+    ) -> None:
+        self.model = model
+        self._api_key = api_key
+        self._base_url = base_url
+        self._batch = batch
+        self._timeout = timeout_seconds
+        self._max_retries = max_retries
+        # The SDK's time-out starts anew with every byte received, so a server that drips would hold us for
+        # ever. This one does not; 8 s is the SDK's longest pause between two attempts.
+        self._deadline = timeout_seconds * (max_retries + 1) + 8.0 * max_retries
+        self._client: AsyncOpenAI | None = None
+        self._opening = asyncio.Lock()
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """See `Embedder.embed`. Texts go in batches, one after the other, so that a large document does not flood
+        the provider's rate limit."""
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), self._batch):
+            vectors += await self._embed_batch(list(texts[start : start + self._batch]))
+        return vectors
+
+    async def close(self) -> None:
+        """Close the connections to the provider, if any were opened."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _open(self) -> "AsyncOpenAI":
+        async with self._opening:
+            if self._client is None:
+                sdk = await asyncio.to_thread(import_module, "openai")  # 1 s of CPU: not on the event loop
+                self._client = sdk.AsyncOpenAI(
+                    # The SDK refuses an empty key, and would look for one in the environment.
+                    api_key=self._api_key or "none",
+                    base_url=self._base_url,
+                    timeout=self._timeout,
+                    max_retries=self._max_retries,
+                )
+            return self._client
+
+    async def _embed_batch(self, texts: list[str]) -> list[list[float]]:
+        client = await self._open()
+        from openai import OpenAIError  # loaded by _open, off the event loop
+
+        try:
+            async with asyncio.timeout(self._deadline):
+                answer = await client.embeddings.create(
+                    model=self.model,
+                    # The protocol refuses an empty string.
+                    input=[text if text.strip() else "-" for text in texts],
+                    dimensions=DIMENSIONS,
+                    encoding_format="float",  # compatible servers do not all know base64
+                )
+        except TimeoutError as error:
+            raise EmbeddingUnavailable(f"no answer from the embedding provider within {self._deadline:g} s") from error
+        except OpenAIError as error:
+            raise EmbeddingUnavailable(f"the embedding provider failed: {_reason(error)}") from error
+        except (ValueError, TypeError, AttributeError) as error:  # a body that the SDK could not read
+            raise EmbeddingUnavailable("the embedding provider sent an answer that is not an embedding") from error
+        return checked_vectors(getattr(answer, "data", None), expected=len(texts), model=self.model)
+
+
+def checked_vectors(data: Any, *, expected: int, model: str) -> list[list[float]]:
+    """Return the vectors of an answer in the order of its texts, each normalised to length 1.
+
+    The SDK does not validate what a server sends, and compatible servers differ: a model that ignores `dimensions`
+    sends longer vectors, some send items out of order.
+
+    Raises:
+        EmbeddingUnavailable: missing or repeated items, a wrong length, or something that is not a finite number.
+    """
+    try:
+        items = {int(item.index): item.embedding for item in data}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise EmbeddingUnavailable("the embedding provider sent an answer that is not a list of embeddings") from error
+    if len(data) != expected or set(items) != set(range(expected)):
+        raise EmbeddingUnavailable(f"asked the embedding provider for {expected} vectors, received {len(data)}")
+    vectors = []
+    for index in range(expected):
+        vector = items[index]
+        if not isinstance(vector, list):
+            raise EmbeddingUnavailable("the embedding provider sent a vector that is not a list of numbers")
+        if len(vector) != DIMENSIONS:
+            raise EmbeddingUnavailable(
+                f"asked model {model!r} for {DIMENSIONS} dimensions, received {len(vector)}: "
+                "choose a model that can be shortened"
+            )
+        vectors.append(_normalised(vector))
+    return vectors
+
+
+def _normalised(vector: list[Any]) -> list[float]:
+    try:
+        length = math.hypot(*vector)
+    except TypeError as error:
+        raise EmbeddingUnavailable("the embedding provider sent a vector that is not a list of numbers") from error
+    if not math.isfinite(length) or length == 0.0:
+        raise EmbeddingUnavailable("the embedding provider sent a vector without a direction")
+    return [value / length for value in vector]
+
+
+def _reason(error: Exception) -> str:
+    """The kind of fault and its HTTP status. Never the message: it may quote our text or part of the key."""
+    status = getattr(error, "status_code", None)
+    return type(error).__name__ + (f" (HTTP {status})" if status else "")
