@@ -155,6 +155,22 @@ class Process:
                 )
                 self._pump.start()
 
+    def run_to_end(self) -> None:
+        """Start it and wait until it has done its work.
+
+        Raises:
+            StackError: it failed or did not end in time.
+        """
+        self.spawn()
+        try:
+            ended = wait_until(lambda: not self.alive, seconds=self.start_seconds, abort=self.abort)
+            reason = self.exit_reason
+        finally:
+            self.stop()
+        if reason != "exit code 0":
+            what = f"failed ({reason})" if ended else "did not end in time"
+            raise StackError(f"{self.name} {what}. Its last lines:\n{self.tail()}", f"read {self.log}")
+
     def wait_ready(self) -> None:
         """Wait until it serves; says what it wrote last if it does not."""
         if wait_until(self.ready, seconds=self.start_seconds, abort=self.abort, still_running=lambda: self.alive):

@@ -296,11 +296,27 @@ class Stack:
         service.process = process
         return process
 
+    def _step(self, step: Step) -> Process:
+        assert self._guard
+        return Process(
+            name=step.name,
+            command=lambda: [sys.executable, *step.arguments],
+            environment=lambda: self.env,
+            cwd=PROJECT,
+            log=self.data / "logs" / f"{step.name}.log",
+            guard=self._guard,
+            ready=lambda: True,
+            abort=self._abort,
+            sink=self._sink,
+            start_seconds=STEP_SECONDS,
+        )
+
     def _run_start(self) -> None:
         """Every part and step in a thread that first waits for what it needs."""
         has_app = any(service.is_app for service in self._services.values())
         nodes: list[Service | Step] = [*self._services.values(), *(STEPS if has_app else ())]
         done = {node.name: threading.Event() for node in nodes}
+        steps = {node.name: self._step(node) for node in nodes if isinstance(node, Step)}
 
         def run(node: Service | Step) -> None:
             for name in node.after:
@@ -309,7 +325,7 @@ class Stack:
                         raise Interrupted("the start was interrupted")
             began = time.monotonic()
             if isinstance(node, Step):
-                self.run(*node.arguments)
+                steps[node.name].run_to_end()
             else:
                 self.processes[node.name].start()
                 node.settle()
