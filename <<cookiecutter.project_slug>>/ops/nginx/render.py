@@ -6,7 +6,6 @@ In a container `envsubst` replaces `${NAME}`; here `render` does. Both leave ngi
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def render(target: Path, variables: Mapping[str, str]) -> Path:
         raise ValueError(f"no such nginx variable: {', '.join(sorted(unknown))}")
     templates = SOURCE / "templates"
     for template in sorted(templates.rglob("*.template")):
-        result = target / "conf.d" / template.relative_to(templates).with_suffix("")
+        result = target / template.relative_to(templates).with_suffix("")
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(VARIABLE.sub(lambda match: values[match[1]], template.read_text("utf-8")), "utf-8")
-    return Path(shutil.copy(SOURCE / "nginx.conf", target / "nginx.conf"))
+    return target / "nginx.conf"

@@ -1,0 +1,1 @@
+"""Every checker of code and configuration behind one door: `make check`."""

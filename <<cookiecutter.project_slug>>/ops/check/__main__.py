@@ -1,0 +1,104 @@
+"""`make check`: run every checker, several at once, and list at the end all that failed.
+
+`python -m ops.check lint types` runs those only; `SKIP=promtool,amtool` leaves some out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from ops.check import compose, monitoring, nginx
+from ops.check.tools import Check, Findings, Unavailable, command
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = ".github/workflows/*.yml"
+SCHEMA = ("check-jsonschema", "--builtin-schema")
+
+#: The slowest first, so that none is waited for alone.
+CHECKS: tuple[Check, ...] = (
+    Check("types", command("mypy")),
+    Check("compose", compose.check, "compose.yaml"),
+    Check(
+        "zizmor",
+        command("zizmor", "--offline", "--quiet", "--no-progress", "--persona", "auditor", ".github"),
+        WORKFLOWS,
+    ),
+    Check("imports", command("lint-imports", "--no-logo")),
+    Check("nginx", nginx.check, "ops/nginx/render.py"),
+    Check("lint", command("ruff", "check", "--quiet", ".")),
+    Check("format", command("ruff", "format", "--check", "--quiet", ".")),
+    Check("env-example", command("python", "-m", "app.cli", "settings", "example", "--check")),
+    Check("dockerfile", command("hadolint", "Dockerfile"), "Dockerfile"),
+    Check("shell", command("shellcheck", "--external-sources", "ops/**/*.sh"), "ops/**/*.sh"),
+    Check("actionlint", command("actionlint", WORKFLOWS), WORKFLOWS),
+    Check("workflow-schema", command(*SCHEMA, "vendor.github-workflows", WORKFLOWS), WORKFLOWS),
+    Check(
+        "dependabot-schema", command(*SCHEMA, "vendor.dependabot", ".github/dependabot.yml"), ".github/dependabot.yml"
+    ),
+    Check(
+        "compose-schema",
+        command(*SCHEMA, "vendor.compose-spec", "compose.yaml", "ops/compose/**/*.yaml"),
+        "compose.yaml",
+    ),
+    Check(
+        "promtool",
+        monitoring.checking("promtool", "check", "config", "ops/prometheus/prometheus.yml"),
+        "ops/prometheus",
+    ),
+    Check(
+        "amtool", monitoring.checking("amtool", "check-config", "ops/alertmanager/alertmanager.yml"), "ops/alertmanager"
+    ),
+)
+
+
+def timed(check: Check, root: Path) -> tuple[Findings, float]:
+    """What the check found, and in how many seconds."""
+    started = time.perf_counter()
+    try:
+        found = check.run(root)
+    except Unavailable as error:
+        found = str(error)
+    return found, time.perf_counter() - started
+
+
+def main(names: Sequence[str], root: Path = ROOT) -> int:
+    """Run the checks and report.
+
+    Args:
+        names: those to run; all that apply unless given.
+        root: the project's folder.
+
+    Returns:
+        The exit code.
+    """
+    skipped = {name for name in os.environ.get("SKIP", "").split(",") if name}
+    if unknown := ({*names} | skipped) - {check.name for check in CHECKS}:
+        print(f"check: no such check: {', '.join(sorted(unknown))}", file=sys.stderr)
+        return 2
+    chosen = [check for check in CHECKS if check.name in names] if names else [c for c in CHECKS if c.applies(root)]
+    for check in chosen:
+        if check.name in skipped:
+            print(f"  skip  {check.name}", flush=True)
+    failed: dict[str, Findings] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        running = {pool.submit(timed, check, root): check for check in chosen if check.name not in skipped}
+        for done in as_completed(running):
+            name = running[done].name
+            found, seconds = done.result()
+            print(f"  {'FAIL' if found else 'ok  '}  {name:<18} {seconds:5.1f} s", flush=True)
+            if found:
+                failed[name] = found
+    for name in sorted(failed):
+        print(f"\n{name}:\n{failed[name]}", file=sys.stderr)
+    if failed:
+        print(f"\ncheck: failed: {', '.join(sorted(failed))}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
