@@ -8,16 +8,19 @@ success nor leave a task behind that refers to nothing.
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
 from sqlalchemy import DateTime, MetaData, func, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
+from app.core.errors import Unavailable, UnprocessableContent
 from app.core.settings import Database as DatabaseSettings
 
 if TYPE_CHECKING:
@@ -27,6 +30,18 @@ Publish = Callable[["Database", Sequence["OutboxTask"]], Awaitable[None]]
 
 # Key in `session.info` under which a transaction collects the tasks to send after its commit.
 OUTBOX = "outbox"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer, or not in time."""
+
+    detail = "The database is not available at the moment. Try again shortly."
+
+
+class ValueNotStorable(UnprocessableContent):
+    """PostgreSQL cannot store a value: out of range, or not text."""
+
+    detail = "A value does not fit what can be stored."
 
 
 class Base(DeclarativeBase):
@@ -73,16 +88,19 @@ class Database:
         async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
             # asyncpg reads the address itself, so that libpq's own parameters (sslmode, sslrootcert,
             # target_session_attrs) mean here what they mean to psql and pg_dump.
-            connection: asyncpg.Connection = await asyncpg.connect(
-                dsn,
-                timeout=settings.connect_seconds,
-                command_timeout=settings.statement_seconds + 1,
-                server_settings={
-                    "application_name": "app",
-                    "statement_timeout": str(int(settings.statement_seconds * 1000)),
-                    "idle_in_transaction_session_timeout": "60000",
-                },
-            )
+            try:
+                connection: asyncpg.Connection = await asyncpg.connect(
+                    dsn,
+                    timeout=settings.connect_seconds,
+                    command_timeout=settings.statement_seconds + 1,
+                    server_settings={
+                        "application_name": "app",
+                        "statement_timeout": str(int(settings.statement_seconds * 1000)),
+                        "idle_in_transaction_session_timeout": "60000",
+                    },
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                raise DatabaseUnavailable from error
             return connection
 
         self.engine: AsyncEngine = create_async_engine(
@@ -104,10 +122,11 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """A session whose work commits when the block ends, or rolls back when it raises."""
-        async with self._write() as session:
-            async with session.begin():
-                yield session
-            outbox = session.info.pop(OUTBOX, ())
+        with _translated():
+            async with self._write() as session:
+                async with session.begin():
+                    yield session
+                outbox = session.info.pop(OUTBOX, ())
         # Here the outermost transaction is over. SQLAlchemy's after_commit event would also fire for a savepoint.
         if outbox:
             await self._publish(self, outbox)
@@ -115,8 +134,9 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session for reading; each statement stands alone. Writing through it is a mistake."""
-        async with self._read() as session:
-            yield session
+        with _translated():
+            async with self._read() as session:
+                yield session
 
     async def check(self) -> None:
         """Raise when the database does not answer."""
@@ -126,3 +146,24 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+
+
+# Classes of SQLSTATE (PostgreSQL's appendix A) that say: not now. Connection, resources, operator's intervention.
+_AWAY = ("08", "53", "57")
+_DATA = "22"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what the driver raises into what a client may be told; anything else is a fault of ours and stays one."""
+    try:
+        yield
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or state.startswith(_AWAY):
+            raise DatabaseUnavailable from error
+        if state.startswith(_DATA):
+            raise ValueNotStorable from error
+        raise
+    except (PoolTimeout, TimeoutError) as error:
+        raise DatabaseUnavailable from error

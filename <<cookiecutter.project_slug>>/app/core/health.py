@@ -134,7 +134,8 @@ async def _timed(check: Callable[[], Awaitable[None]]) -> Part:
     except TimeoutError:
         error = f"no answer within {DEADLINE_SECONDS:g} s"
     except Exception as failure:  # noqa: BLE001  # whatever goes wrong is the answer
-        error = f"{type(failure).__name__}: {failure}"
+        cause = failure.__cause__ or failure
+        error = f"{type(cause).__name__}: {cause}"
     elapsed = round((time.perf_counter() - started) * 1000, 1)
     return Part(status=Status.UNHEALTHY if error else Status.HEALTHY, milliseconds=elapsed, error=error)
 
