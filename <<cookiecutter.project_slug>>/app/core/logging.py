@@ -88,7 +88,9 @@ def configure_logging(settings: Settings, service: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level)
+    # The DEBUG of libraries is about themselves and would drown ours.
+    root.setLevel(max(level, logging.INFO))
+    logging.getLogger("app").setLevel(level)
     for name in ("uvicorn", "uvicorn.error", "celery", "celery.task", "alembic"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -97,20 +99,6 @@ def configure_logging(settings: Settings, service: str) -> None:
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("celery.beat").addFilter(lambda record: "Sending due task" not in str(record.msg))
-    # Their DEBUG is about themselves and drowns ours.
-    for name in (
-        "asyncio",
-        "botocore",
-        "boto3",
-        "urllib3",
-        "s3transfer",
-        "kombu",
-        "amqp",
-        "python_multipart",
-        "httpcore",
-        "pypdf",
-    ):
-        logging.getLogger(name).setLevel(max(level, logging.INFO))
 
 
 def _secret_name(key: object) -> bool:
