@@ -22,6 +22,11 @@ class FolderLock:
         self.path = folder / "lock"
         self._fd: int | None = None
 
+    @property
+    def held(self) -> bool:
+        """Whether the folder is ours."""
+        return self._fd is not None
+
     def fileno(self) -> int:
         """The descriptor to hand on to the guard."""
         assert self._fd is not None

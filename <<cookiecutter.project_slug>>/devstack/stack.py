@@ -158,6 +158,8 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything: the service first, then what it stands on. May be called at any time, more than once."""
+        if not self._lock.held:
+            return  # the folder, and what runs in it, may be somebody else's
         self.state_file.unlink(missing_ok=True)
         for names in (("nginx", "api", "worker", "beat"), NEIGHBOURS):
             threads = [
