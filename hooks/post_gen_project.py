@@ -8,15 +8,29 @@ ROOMS = {
     "example": {
         "documents": [
             "app/features/documents",
+            "docs/delete-documents.md",
             "migrations/versions/documents",
             "requirements/feature-documents.in",
             "requirements/feature-documents.txt",
             "tests/features/documents",
         ],
     },
+    "monitoring": {
+        "prometheus": [
+            "ops/alertmanager",
+            "ops/compose/rooms/monitoring.yaml",
+            "ops/grafana",
+            "ops/prometheus",
+        ],
+    },
+    "object_storage": {
+        "minio": [
+            "ops/compose/rooms/minio.yaml",
+        ],
+    },
 }
 
-# Where one file must differ with the answer, the other version waits in OVERLAYS/<option>/<answer>/ and takes its place.
+# A file that must differ with an answer waits in OVERLAYS/<option>/<answer>/ and takes the other one's place.
 OVERLAYS = ".rooms"
 
 CHOSEN = {
@@ -30,7 +44,7 @@ TEMPLATE = "<< (template_folder | quoted)[1:-1] >>"
 
 
 def baked_files(room: str) -> list[str]:
-    """List what this bake has written there, and nothing else: with -f the folder may hold a person's own work."""
+    """List what this bake has written there, and nothing else: with -f there may be a person's own work."""
     source = os.path.join(TEMPLATE, room)
     if not os.path.isdir(source):
         return [room]

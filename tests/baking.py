@@ -23,7 +23,9 @@ from stage import TEMPLATE_FOLDER
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / TEMPLATE_FOLDER
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-CHOICES = {name: answers for name, answers in QUESTIONS.items() if isinstance(answers, list) and name[0] != "_"}
+CHOICES = {
+    name: answers for name, answers in QUESTIONS.items() if isinstance(answers, list) and name[0] != "_"
+}
 # The questions whose answers drop rooms; what the others change is a word here and there.
 ROOM_OPTIONS = [name for name in CHOICES if name != "license"]
 
@@ -38,7 +40,9 @@ def room_combinations() -> list[dict[str, str]]:
 
 def name_of(answers: Mapping[str, str]) -> str:
     """A readable test id: the answers that are not the default."""
-    special = [f"{k}={v}" for k, v in answers.items() if v != (CHOICES[k][0] if k in CHOICES else QUESTIONS.get(k))]
+    special = [
+        f"{k}={v}" for k, v in answers.items() if v != (CHOICES[k][0] if k in CHOICES else QUESTIONS.get(k))
+    ]
     return ",".join(special) or "default"
 
 
@@ -60,7 +64,7 @@ _MEMORY = _Memory()
 
 
 def _remembering_env(context: dict[str, Any]) -> Environment:
-    environment = create_env_with_context(context)
+    environment: Environment = create_env_with_context(context)
     environment.bytecode_cache = _MEMORY
     return environment
 
@@ -80,7 +84,11 @@ def bake(template: Path, output: Path, **answers: str) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     with _remembered(), contextlib.redirect_stdout(io.StringIO()):
         project = cookiecutter(
-            str(template), no_input=True, extra_context=answers, output_dir=str(output), config_file=str(_config(output))
+            str(template),
+            no_input=True,
+            extra_context=answers,
+            output_dir=str(output),
+            config_file=str(_config(output)),
         )
     return Path(project)
 
@@ -91,7 +99,7 @@ def _config(output: Path) -> Path:
     folder.mkdir(exist_ok=True)
     config = folder / "config.yaml"
     config.write_text(
-        f"cookiecutters_dir: {json.dumps(str(folder / 'templates'))}\nreplay_dir: {json.dumps(str(folder / 'replay'))}\n"
+        json.dumps({"cookiecutters_dir": str(folder / "templates"), "replay_dir": str(folder / "replay")})
     )
     return config
 
@@ -128,7 +136,8 @@ def files_of(project: Path) -> dict[str, bytes]:
 def modes_of(project: Path) -> dict[str, int]:
     """Every file's and folder's permission bits, by its path."""
     return {
-        path.relative_to(project).as_posix(): path.lstat().st_mode & 0o7777 for path in sorted(project.rglob("*"))
+        path.relative_to(project).as_posix(): path.lstat().st_mode & 0o7777
+        for path in sorted(project.rglob("*"))
     }
 
 

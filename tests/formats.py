@@ -1,4 +1,4 @@
-"""Parse a file by what its name says it is; a file that cannot be parsed raises `Malformed`."""
+"""Parse a file by what its name says it is; a file that cannot be parsed raises `MalformedError`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VOID_ELEMENTS = frozenset(
 )
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """The file is not what its name says."""
 
 
@@ -43,13 +43,13 @@ class _Balanced(HTMLParser):
         super().__init__()
         self.open: list[str] = []
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
         if tag not in VOID_ELEMENTS:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
-            raise Malformed(f"</{tag}> closes what is not open")
+            raise MalformedError(f"</{tag}> closes what is not open")
 
 
 def parse_html(text: str) -> None:
@@ -58,7 +58,7 @@ def parse_html(text: str) -> None:
     parser.feed(text)
     parser.close()
     if parser.open:
-        raise Malformed(f"<{parser.open[-1]}> never closes")
+        raise MalformedError(f"<{parser.open[-1]}> never closes")
 
 
 def parse_markdown(text: str) -> None:
@@ -68,21 +68,21 @@ def parse_markdown(text: str) -> None:
         if token.type == "fence" and token.map:
             last = text.splitlines()[token.map[1] - 1]
             if not last.strip().startswith(token.markup):
-                raise Malformed("a code fence never closes")
+                raise MalformedError("a code fence never closes")
 
 
 def parse_env(text: str) -> None:
     """Every line is empty, a comment, or NAME=value."""
     for line in text.splitlines():
         if line and not re.fullmatch(r"#.*|[A-Z][A-Z0-9_]*=.*", line):
-            raise Malformed(f"not a variable: {line!r}")
+            raise MalformedError(f"not a variable: {line!r}")
 
 
 def parse_conf(text: str) -> None:
     """Braces of an nginx file balance."""
     bare = re.sub(r"#.*|\"[^\"]*\"|'[^']*'|\$\{[A-Za-z_]+\}", "", text)
     if bare.count("{") != bare.count("}"):
-        raise Malformed("braces do not balance")
+        raise MalformedError("braces do not balance")
 
 
 PARSERS: dict[str, Callable[[str], object]] = {
@@ -109,5 +109,5 @@ def parse(path: str, text: str) -> object:
     parser = parser_for(path)
     try:
         return parser(text) if parser else None
-    except (SyntaxError, ValueError, yaml.YAMLError, Malformed) as error:
-        raise Malformed(f"{path}: {error}") from error
+    except (SyntaxError, ValueError, yaml.YAMLError, MalformedError) as error:
+        raise MalformedError(f"{path}: {error}") from error

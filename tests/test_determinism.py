@@ -11,7 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from baking import SOURCE, command_line, files_of, modes_of, name_of, room_combinations
+from baking import command_line, files_of, modes_of, name_of, room_combinations
+from stage import TEMPLATE_FOLDER
+
+Combinations = list[tuple[dict[str, str], Path]]
 
 ANSWERS = ["project_name=Söhne & 한글", "author=A << B", "example=documents"]
 
@@ -30,7 +33,7 @@ runpy.run_module("cookiecutter", run_name="__main__")
 def other_pythons() -> list[str]:
     """Interpreters of other versions: on PATH, or installed beside the one that runs this."""
     names = [f"python3.{minor}" for minor in range(11, 20)]
-    candidates = [found for name in names if (found := shutil.which(name))]
+    candidates = [path for name in names if (path := shutil.which(name))]
     beside = Path(sys.base_prefix).parent
     candidates += [str(path) for path in sorted(beside.glob("*/bin/python3"))]
     found: dict[tuple[int, int], str] = {sys.version_info[:2]: sys.executable}
@@ -52,7 +55,9 @@ def other_pythons() -> list[str]:
     return [path for version, path in sorted(found.items()) if version != sys.version_info[:2]]
 
 
-def baked(template: Path, output: Path, *, python: str = sys.executable) -> tuple[dict[str, bytes], dict[str, int]]:
+def baked(
+    template: Path, output: Path, *, python: str = sys.executable
+) -> tuple[dict[str, bytes], dict[str, int]]:
     """Bake by the command line, and return contents and modes."""
     result = command_line(template, output, "--no-input", *ANSWERS, python=python)
     assert result.returncode == 0, result.stderr
@@ -71,7 +76,7 @@ def test_two_bakes_are_the_same(bake: Callable[..., Path], answers: dict[str, st
 def test_the_surroundings_do_not_matter(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another folder, time zone, language, hash seed, user name and day of the template's files: the same bake."""
+    """Another folder, time zone, language, hash seed, user and age of the template's files: the same bake."""
     first = baked(template, tmp_path / "one")
     elsewhere = tmp_path / "else where"
     shutil.copytree(template, elsewhere, copy_function=shutil.copy)
@@ -82,7 +87,9 @@ def test_the_surroundings_do_not_matter(
     assert baked(elsewhere, tmp_path / "two") == first
 
 
-def test_another_python_bakes_the_same(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_python_bakes_the_same(
+    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answers decide, not the interpreter that happens to run cookiecutter."""
     pythons = other_pythons()
     if not pythons:
@@ -120,19 +127,20 @@ def test_a_bake_needs_no_network(template: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_every_python_file_is_its_source(combinations: list[tuple[dict[str, str], Path]]) -> None:
-    """No answer reaches a line of Python: a file is there as it is, or comes whole from its option's overlay."""
+def test_every_python_file_is_its_source(template: Path, combinations: Combinations) -> None:
+    """No answer reaches a line of Python: a file is as it is, or comes whole from its option's overlay."""
+    source_folder = template / TEMPLATE_FOLDER
     for answers, project in combinations:
-        overlays = [SOURCE / ".rooms" / option / answer for option, answer in answers.items()]
+        overlays = [source_folder / ".rooms" / option / answer for option, answer in answers.items()]
         for path, content in files_of(project).items():
             if path.endswith(".py"):
-                source = next((o / path for o in overlays if (o / path).exists()), SOURCE / path)
+                source = next((o / path for o in overlays if (o / path).exists()), source_folder / path)
                 assert content == source.read_bytes(), path
 
 
-def test_modes_are_those_of_the_source(combinations: list[tuple[dict[str, str], Path]]) -> None:
+def test_modes_are_those_of_the_source(template: Path, combinations: Combinations) -> None:
     """A script stays executable, and nothing else becomes so."""
     for _, project in combinations:
         for path in files_of(project):
-            if (SOURCE / path).exists():
-                assert (project / path).stat().st_mode == (SOURCE / path).stat().st_mode, path
+            source = template / TEMPLATE_FOLDER / path
+            assert (project / path).stat().st_mode == source.stat().st_mode, path

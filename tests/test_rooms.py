@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from baking import CHOICES, QUESTIONS, ROOM_OPTIONS, SOURCE, files_of, name_of
+
 from hooks.post_gen_project import CHOSEN, OVERLAYS, ROOMS
 
 Combinations = list[tuple[dict[str, str], Path]]
@@ -63,7 +64,7 @@ def test_no_path_bears_the_name_of_a_dropped_room(combinations: Combinations) ->
 def test_the_hook_knows_every_option() -> None:
     """An option that the hook never heard of could not drop anything."""
     assert sorted(CHOSEN) == sorted(ROOM_OPTIONS)
-    assert CHOSEN == {option: f"<< cookiecutter.{option} >>" for option in CHOSEN}
+    assert {option: f"<< cookiecutter.{option} >>" for option in CHOSEN} == CHOSEN
 
 
 def test_overlays_belong_to_answers_and_replace_files() -> None:
@@ -92,7 +93,7 @@ def _features(project: Path) -> tuple[str, ...]:
 
 
 def test_the_list_of_features_is_the_features_there_are(combinations: Combinations) -> None:
-    """FEATURES, the folders in app/features and the folders of tests and migrations name the same features."""
+    """FEATURES and the folders of app/features, tests and migrations name the same features."""
     for answers, project in combinations:
         features = set(_features(project))
         folders = {path.parent.name for path in (project / "app" / "features").glob("*/__init__.py")}

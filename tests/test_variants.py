@@ -15,10 +15,13 @@ import baking
 import pytest
 from baking import CHOICES, ROOM_OPTIONS, SOURCE, files_of, name_of, room_combinations, text_files_of
 from formats import parse
+
 from template_extensions import PYTHON_VERSIONS
 
 Combinations = list[tuple[dict[str, str], Path]]
 TOOLS = Path(sys.executable).parent
+# `${NAME:?reason}`: Compose stops without it.
+REQUIRED = re.compile(r"\$\{([A-Z][A-Z0-9_]*):?\?")
 
 
 @functools.cache
@@ -71,10 +74,15 @@ def compose_files(project: Path, environment: str) -> list[str]:
 def test_every_combination_is_a_valid_compose_project(combinations: Combinations, environment: str) -> None:
     """As Compose itself reads it, without an engine; every variable that it asks for is in .env.example."""
     for answers, project in combinations:
-        env = project / ".env"
+        names = compose_files(project, environment)
+        asked = {match for name in names for match in REQUIRED.findall((project / name).read_text())}
         example = (project / ".env.example").read_text()
-        env.write_text(re.sub(r"(?m)^#? ?([A-Z][A-Z0-9_]*)=$", r"\1=placeholder-for-the-test", example))
-        files = [part for name in compose_files(project, environment) for part in ("--file", name)]
+        assert asked <= set(re.findall(r"(?m)^([A-Z][A-Z0-9_]*)=", example)), name_of(answers)
+        env = project / ".env"
+        env.write_text(
+            re.sub(r"(?m)^([A-Z][A-Z0-9_]*)=$", lambda m: f"{m[1]}={'x' * (m[1] in asked)}", example)
+        )
+        files = [part for name in names for part in ("--file", name)]
         try:
             _run(TOOLS / "docker-compose", *files, "config", "--quiet", cwd=project)
         except AssertionError as error:

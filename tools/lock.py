@@ -1,4 +1,4 @@
-"""Resolve requirements/*.in into locked, hashed requirements/*.txt: the same versions in each, and no address in any."""
+"""Resolve requirements/*.in into locked, hashed requirements/*.txt: one version of each, and no address."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ OLDEST_PYTHON = "3.11"
 
 def compile_lock(sources: list[Path], target: Path, *options: str) -> None:
     """Run uv's resolver once, for every platform and every Python from the oldest on."""
-    uv = Path(sys.executable).with_name("uv")
+    uv = str(Path(sys.executable).with_name("uv"))
+    shape = ["--universal", "--generate-hashes", "--python-version", OLDEST_PYTHON]
+    quiet = ["--quiet", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links"]
     subprocess.run(
-        [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate"]
-        + ["--no-emit-index-url", "--no-emit-find-links", "--python-version", OLDEST_PYTHON]
-        + [*options, "--output-file", target, *sources],
+        [uv, "pip", "compile", *shape, *quiet, *options, "--output-file", str(target), *map(str, sources)],
         check=True,
         cwd=REQUIREMENTS.parent,
     )

@@ -1,4 +1,4 @@
-"""A clean copy of the template: what a clone would hold, without the caches that working on it leaves behind."""
+"""A clean copy of the template: what a clone would hold, without the caches that work on it leaves behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE_FOLDER = "<<cookiecutter.project_slug>>"
-PARTS = ("cookiecutter.json", "template_extensions.py", "hooks", TEMPLATE_FOLDER)
+PARTS = ("cookiecutter.json", "reserved-slugs.txt", "template_extensions.py", "hooks", TEMPLATE_FOLDER)
 LEFT_BEHIND = (
     ".cache",
     ".coverage*",
@@ -35,4 +35,7 @@ def stage(target: Path) -> Path:
             shutil.copytree(source, target / part, ignore=ignore)
         else:
             shutil.copy(source, target / part)
+    for folder in sorted((path for path in target.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
     return target
