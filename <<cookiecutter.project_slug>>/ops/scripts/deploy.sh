@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # Checks first, impact second.
 image=${1-} backup=${2-}
 [ -n "$image" ] || die "usage: make deploy ENV=stage|prod IMAGE=name@sha256:… [BACKUP_IMAGE=name@sha256:…]"
-[ -e "ops/compose/$environment.yaml" ] || die "no such environment: $environment"
+case $environment in stage | prod) ;; *) die "ENV is stage or prod; for dev: make up" ;; esac
 [ -e .env ] || die "no .env here; write one with \`make setup\` and copy it to this server"
 exec 9>.env.lock
 flock --nonblock 9 || die "another deploy is running"
