@@ -10,7 +10,9 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
+import baking
 import pytest
+import stage
 from baking import command_line, files_of, modes_of, name_of, room_combinations
 from stage import TEMPLATE_FOLDER
 
@@ -144,3 +146,10 @@ def test_modes_are_those_of_the_source(template: Path, combinations: Combination
         for path in files_of(project):
             source = template / TEMPLATE_FOLDER / path
             assert (project / path).stat().st_mode == source.stat().st_mode, path
+
+
+def test_the_staged_template_is_the_template(tmp_path: Path) -> None:
+    """The copy that tests and demonstration bake from holds all that a bake reads."""
+    staged = stage.stage(tmp_path / "staged")
+    assert (staged / "cookiecutter.json").read_bytes() == (baking.ROOT / "cookiecutter.json").read_bytes()
+    assert baking.bake(staged, tmp_path / "out").is_dir()

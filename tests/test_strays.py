@@ -14,11 +14,12 @@ Combinations = list[tuple[dict[str, str], Path]]
 
 # What a project must not mention when the answer is another one. `(option, answer) -> pattern`.
 WORDS = {
-    (
-        "example",
-        "documents",
-    ): r"\bdocuments\b|DOCUMENTS_|DocumentsSettings|feature-documents|\bpypdf\b|\bbeautifulsoup4?\b",
-    ("object_storage", "minio"): r"minio",
+    ("example", "documents"): (
+        # An error document and a problem document are something else.
+        r"(?<!error )(?<!problem )\bdocuments\b|DOCUMENTS_|DocumentsSettings|\bpypdf\b|\bbeautifulsoup4?\b"
+    ),
+    # `minioadmin` is a password that nobody may use, wherever the storage is.
+    ("object_storage", "minio"): r"minio(?!admin)",
     ("monitoring", "prometheus"): r"grafana|alertmanager|promtool|amtool|ops/prometheus|prometheus:",
 }
 

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 from stage import ROOT, stage
 
 FOLDER = ROOT / "build" / "demo"
-LOG = FOLDER / "log.txt"
+LOG = "log.txt"
 START_SECONDS = 120
 WORK_SECONDS = 60
 STOP_SECONDS = 30
@@ -173,7 +173,7 @@ def pdf(pages: list[list[str]]) -> bytes:
     )
 
 
-def run(command: list[str], cwd: Path, environment: dict[str, str]) -> None:
+def run(command: list[str], cwd: Path, environment: dict[str, str], log_file: Path) -> None:
     """Run a command quietly; when it fails, show how it ended."""
     done = subprocess.run(
         command,
@@ -184,17 +184,19 @@ def run(command: list[str], cwd: Path, environment: dict[str, str]) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    with LOG.open("a", encoding="utf-8") as log:
+    with log_file.open("a", encoding="utf-8") as log:
         log.write(f"$ {' '.join(command)}\n{done.stdout}")
     expect(done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-3000:]}")
 
 
-def bake(notes: list[str]) -> Path:
+def bake(folder: Path, notes: list[str]) -> Path:
     """Bake by the real command line, with the Python that is here."""
-    state = next(iter(FOLDER.glob("*/.devstack/state.json")), None)
-    expect(state is None, f"a demonstration is running in {FOLDER}; stop it first")
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
+    state = next(iter(folder.glob("*/.devstack/state.json")), None)
+    expect(state is None, f"a demonstration is running in {folder}; stop it first")
+    ours = not folder.exists() or (folder / LOG).exists() or not any(folder.iterdir())
+    expect(ours, f"{folder} holds something else")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     python_version = here if here in PYTHON_VERSIONS else PYTHON_VERSIONS[-1]
     with tempfile.TemporaryDirectory() as temporary:
@@ -209,12 +211,12 @@ def bake(notes: list[str]) -> Path:
             str(template),
             "--no-input",
             "--output-dir",
-            str(FOLDER),
+            str(folder),
         ]
-        run([*command, f"python_version={python_version}"], FOLDER, environment)
-    project = next(path for path in FOLDER.iterdir() if path.is_dir())
+        run([*command, f"python_version={python_version}"], folder, environment, folder / LOG)
+    project = next(path for path in folder.iterdir() if path.is_dir())
     files = sum(path.is_file() for path in project.rglob("*"))
-    notes.append(f"{files} files in {project.relative_to(ROOT)}, for Python {python_version}")
+    notes.append(f"{files} files in {shown(project)}, for Python {python_version}")
     return project
 
 
@@ -233,14 +235,15 @@ class Service:
         self.project = project
         self.state_file = project / ".devstack" / "state.json"
         self.state: dict[str, Any] = {}
-        self._log = LOG.open("a", encoding="utf-8")
+        self.log = project.parent / LOG
+        self._output = self.log.open("a", encoding="utf-8")
         # A session of its own: Ctrl-C reaches this process first, which then stops the service in order.
         self._process = subprocess.Popen(
             ["make", "dev"],
             cwd=project,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=self._log,
+            stdout=self._output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -251,9 +254,9 @@ class Service:
         while not self.state:
             expect(
                 self._process.poll() is None,
-                f"`make dev` ended with {self._process.returncode}:\n{tail(LOG)}",
+                f"`make dev` ended with {self._process.returncode}:\n{tail(self.log)}",
             )
-            expect(time.monotonic() < deadline, f"not ready after {START_SECONDS} s:\n{tail(LOG)}")
+            expect(time.monotonic() < deadline, f"not ready after {START_SECONDS} s:\n{tail(self.log)}")
             time.sleep(0.05)
             with contextlib.suppress(FileNotFoundError, ValueError):
                 self.state = json.loads(self.state_file.read_text(encoding="utf-8"))
@@ -261,7 +264,7 @@ class Service:
     def join(self) -> None:
         """Wait until the service ends by itself, which it does not."""
         self._process.wait()
-        raise DemoError(f"the service ended:\n{tail(LOG)}")
+        raise DemoError(f"the service ended:\n{tail(self.log)}")
 
     def stop(self) -> None:
         """Stop as Ctrl-C does, and see that nothing is left."""
@@ -271,11 +274,16 @@ class Service:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
-            raise DemoError(f"still running {STOP_SECONDS} s after Ctrl-C:\n{tail(LOG)}") from None
+            raise DemoError(f"still running {STOP_SECONDS} s after Ctrl-C:\n{tail(self.log)}") from None
         finally:
-            self._log.close()
+            self._output.close()
         left = [pid for pid in pids_in(self.state) if running(pid)]
         expect(not left, f"processes left behind: {left}")
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def tail(path: Path, lines: int = 30) -> str:
@@ -446,15 +454,15 @@ def check(service: Service, phases: Phases) -> None:
         check_rate_limit(client, notes)
 
 
-def demonstrate(*, stay: bool) -> None:
+def demonstrate(folder: Path, *, stay: bool) -> None:
     """All of it; stops what it started, whatever happens."""
     phases = Phases()
     print("demo: the default project, whole, without Docker", flush=True)
     with phases.phase("bake") as notes:
-        project = bake(notes)
+        project = bake(folder, notes)
     environment = own_environment(project)
     with phases.phase("install") as notes:
-        run(["make", "setup", f"PYTHON={sys.executable}"], project, environment)
+        run(["make", "setup", f"PYTHON={sys.executable}"], project, environment, folder / LOG)
         notes.append("make setup")
     service = Service(project, environment)
     try:
@@ -466,7 +474,7 @@ def demonstrate(*, stay: bool) -> None:
         if stay:
             print(f"\n  service   {service.state['url']}  (API documentation: /docs)")
             print(f"  sign in   {EMAIL}  {PASSWORD}")
-            print(f"  project   {project.relative_to(ROOT)}\n  log       {LOG.relative_to(ROOT)}")
+            print(f"  project   {shown(project)}\n  log       {shown(service.log)}")
             print("\nCtrl-C stops everything.", flush=True)
             service.join()
     finally:
@@ -486,11 +494,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="stop after the check")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where to bake; emptied first")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupt)
     begin = time.monotonic()
     try:
-        demonstrate(stay=not options.check)
+        demonstrate(options.folder.resolve(), stay=not options.check)
     except DemoError as error:
         sys.exit(f"demo: FAILED: {error}")
     except KeyboardInterrupt:
