@@ -31,6 +31,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 # Probes and scrapes come every few seconds and would be most of the log.
 _QUIET_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 _UNMATCHED = "unmatched"
+_VARY_ORIGIN = (b"vary", b"Origin")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -41,16 +42,7 @@ def middleware(settings: Settings) -> list[Middleware]:
         Middleware(KnownHosts, hosts=settings.allowed_hosts),
     ]
     if settings.http.cors_origins:
-        stack.append(
-            Middleware(
-                Cors,
-                allow_origins=settings.http.cors_origins,
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-                expose_headers=["X-Request-ID", "Location", "Retry-After"],
-                max_age=600,
-            )
-        )
+        stack.append(Middleware(Cors, origins=settings.http.cors_origins))
     stack.append(Middleware(BodyLimit, max_bytes=settings.http.max_body_bytes))
     return stack
 
@@ -79,7 +71,7 @@ class Edge:
     def __init__(self, app: ASGIApp, hsts: bool, access_log: bool) -> None:
         self.app = app
         self._headers = security_headers(hsts)
-        self._header_names = frozenset(name for name, _ in self._headers)
+        self._header_names = frozenset(dict(self._headers))
         self._write = sys.stdout.buffer.write if access_log else None
         self._flush = sys.stdout.buffer.flush
         # A labelled child is looked up under a lock; each is looked up once.
@@ -116,10 +108,10 @@ class Edge:
 
     def _complete(self, message: Message, current: str) -> None:
         """Add what the answer does not say itself: /docs has a policy of its own."""
-        headers = message["headers"] = list(message["headers"])
-        present = self._header_names.intersection(name for name, _ in headers)
-        headers += [header for header in self._headers if header[0] not in present] if present else self._headers
-        headers.append((b"x-request-id", current.encode()))
+        present, added = dict(message["headers"]), self._headers
+        if not self._header_names.isdisjoint(present):
+            added = [header for header in added if header[0] not in present]
+        message["headers"] = [*message["headers"], *added, (b"x-request-id", current.encode())]
 
     def _record(self, scope: Scope, current: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", _UNMATCHED)
@@ -184,13 +176,46 @@ class KnownHosts:
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, passed by when the request names no origin, as those of servers and of our own pages do not."""
+    """Starlette's, which answers the preflights; what an ordinary answer says is made once and not at every request.
+
+    Passed by when the request names no origin, as those of servers and of our own pages do not.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+            expose_headers=["X-Request-ID", "Location", "Retry-After"],
+            max_age=600,
+        )
+        exposed = [(name.lower().encode(), value.encode()) for name, value in self.simple_headers.items()]
+        if self.allow_all_origins:
+            origins, self._others = (), exposed
+        else:
+            self._others = [_VARY_ORIGIN]
+        self._allowed = {
+            origin.encode(): [(b"access-control-allow-origin", origin.encode()), _VARY_ORIGIN, *exposed]
+            for origin in origins
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not _header(scope, b"origin"):
+        origin = _header(scope, b"origin") if scope["type"] == "http" else b""
+        if not origin:
             await self.app(scope, receive, send)
-        else:
+            return
+        if scope["method"] == "OPTIONS":
             await super().__call__(scope, receive, send)
+            return
+        headers = self._allowed.get(origin, self._others)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *headers]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
 
 
 class BodyLimit:
