@@ -25,7 +25,7 @@ bake: $(VENV)/.bake ## Bake a project: asks, or takes ANSWERS='project_name="My 
 ##@ Work on it
 .PHONY: test check format bench lock clean
 test: $(VENV)/.test ## Test the template and what it bakes, on real services (ARGS="-m 'not slow'" for the quick half)
-	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.test ## Format, lint, types and workflows of the template itself
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

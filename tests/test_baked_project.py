@@ -30,8 +30,8 @@ RUNS = [
     ("deleted", "check"),
     ("deleted", "test"),
 ]
-# They share the two cores and the clock of one machine, so one after the other.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("baked")]
+# One after the other, because they share the cores of one machine: `--dist loadfile` keeps this file together.
+pytestmark = pytest.mark.slow
 
 Projects = Callable[[str, Say], tuple[Path, Path]]
 
