@@ -70,7 +70,9 @@ def create_embedder(settings: AiSettings) -> Embedder:
             api_key=settings.openai_api_key.get_secret_value(),
             base_url=settings.openai_base_url or OPENAI_BASE_URL,
             model=settings.embedding_model,
+            batch=settings.embedding_batch,
             timeout_seconds=settings.timeout_seconds,
+            max_retries=settings.max_retries,
         )
     return OfflineEmbedder()
 

@@ -1,6 +1,7 @@
 """Passages cover the text, keep within their length, and know where they come from."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_spans_cover_the_text_without_gap_and_always_advance(seed: int) -> None:
     found = list(spans(text, characters, overlap))
     assert found[0][0] == 0
     assert found[-1][1] == len(text)
-    for (start, end), (next_start, next_end) in zip(found, found[1:], strict=False):
+    for (start, end), (next_start, next_end) in pairwise(found):
         assert start < next_start <= end < next_end
         assert end - next_start <= overlap
     assert all(0 < end - start <= characters for start, end in found)
@@ -51,7 +52,7 @@ def test_passages_overlap_within_a_section() -> None:
     """The end of one passage is the beginning of the next."""
     text = " ".join(str(number) for number in range(1000))
     found = list(passages([Section(text)], characters=400, overlap=100))
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         first = after.text.split()[0]
         assert first in before.text.split()
 

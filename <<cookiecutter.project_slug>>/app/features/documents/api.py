@@ -1,0 +1,79 @@
+"""Routes of documents. All of them see the documents of the person who asks, and no others."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Query, Response, UploadFile
+
+from app.core.api import feature_router
+from app.core.errors import problem_responses
+from app.core.resources import AppResources
+from app.core.security import CurrentUser
+from app.features.documents import service
+from app.features.documents.schemas import DocumentList, DocumentOut, Found, SearchIn, SearchOut
+from app.features.documents.settings import DocumentsSettings
+
+router = feature_router("documents")
+
+_LOCATION = {"Location": {"description": "Where to ask how far it has come.", "schema": {"type": "string"}}}
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Upload a document",
+    response_description="Taken; it will be processed in the background.",
+    responses={
+        **problem_responses(401, 413, 415),
+        200: {"model": DocumentOut, "description": "You have this very file already.", "headers": _LOCATION},
+        202: {"headers": _LOCATION},
+    },
+)
+async def upload(file: UploadFile, user: CurrentUser, resources: AppResources, response: Response) -> DocumentOut:
+    """PDF, HTML, Markdown or plain text in UTF-8, recognised by its content. Ask for its status until it is `ready`.
+
+    Uploading the same bytes again gives the document you have; if it had failed, it is processed again.
+    """
+    limit = resources.settings.of(DocumentsSettings).max_bytes
+    data = await file.read(limit + 1)  # one more tells that it is too large
+    document, working = await service.upload(resources, user.id, file.filename or "", data)
+    response.status_code = 202 if working else 200
+    response.headers["Location"] = f"{router.prefix}/{document.id}"
+    return DocumentOut.model_validate(document)
+
+
+@router.get("", summary="List your documents", responses=problem_responses(401))
+async def list_documents(
+    user: CurrentUser,
+    resources: AppResources,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    before: Annotated[UUID | None, Query(description="The `next` of the page before.")] = None,
+) -> DocumentList:
+    """Newest first, a page at a time."""
+    async with resources.db.read() as session:
+        found, following = await service.list_newest(session, user.id, limit=limit, before=before)
+    return DocumentList(items=[DocumentOut.model_validate(document) for document in found], next=following)
+
+
+@router.post("/search", summary="Search your documents", responses=problem_responses(401))
+async def search(body: SearchIn, user: CurrentUser, resources: AppResources) -> SearchOut:
+    """Finds passages by meaning (nearest vectors) and by words, and ranks those that both find first.
+
+    Meaning is compared by the embedding provider of this service; the offline one compares words and parts of words only.
+    """
+    hits, complete = await service.find(resources, user.id, body.query, body.limit)
+    return SearchOut(results=[Found.model_validate(hit) for hit in hits], complete=complete)
+
+
+@router.get("/{document_id}", summary="Look at a document", responses=problem_responses(401, 404))
+async def get(document_id: UUID, user: CurrentUser, resources: AppResources) -> DocumentOut:
+    """Its status tells whether it can be found yet."""
+    async with resources.db.read() as session:
+        return DocumentOut.model_validate(await service.get(session, user.id, document_id))
+
+
+@router.delete("/{document_id}", status_code=204, summary="Delete a document", responses=problem_responses(401, 404))
+async def delete(document_id: UUID, user: CurrentUser, resources: AppResources) -> None:
+    """It is not found any more from now on; its file goes in the background."""
+    async with resources.db.transaction() as session:
+        await service.remove(session, user.id, document_id)

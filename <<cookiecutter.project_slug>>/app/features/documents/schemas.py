@@ -1,0 +1,86 @@
+"""What documents take and give."""
+
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.features.documents.extraction import MediaType
+from app.features.documents.extraction.text import clean_line
+from app.features.documents.models import Status
+from app.features.documents.search import CANDIDATES, Part
+
+MAX_QUERY = 1000
+DOCUMENT_ID = "01934f2c-7a1e-7c43-9d1b-5b0f6a2e8c11"
+
+
+def _something(value: str) -> str:
+    value = clean_line(value)
+    if not value:
+        raise ValueError("must hold a word")
+    return value
+
+
+class DocumentOut(BaseModel):
+    """An uploaded file and how far it has come."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID = Field(examples=[DOCUMENT_ID])
+    title: str = Field(description="Made of the file's name.", examples=["Employee handbook"])
+    media_type: MediaType = Field(description="Found from the content.", examples=[MediaType.PDF])
+    size: int = Field(description="Bytes.", examples=[482_113])
+    sha256: str = Field(description="Digest of the file, in hexadecimal.", examples=["9f86d081…"])
+    status: Status = Field(
+        description="pending and processing end in ready (it can be found) or failed (see error).",
+        examples=[Status.READY],
+    )
+    error: str | None = Field(description="Why it failed.", examples=[None])
+    passages: int = Field(description="Passages that can be found.", examples=[214])
+    created_at: datetime
+    processed_at: datetime | None
+
+
+class DocumentList(BaseModel):
+    """A page of documents, newest first."""
+
+    items: list[DocumentOut]
+    next: UUID | None = Field(description="Give this as `before` to get the next page; null on the last one.")
+
+
+class SearchIn(BaseModel):
+    """What to look for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY), AfterValidator(_something)] = Field(
+        description='Words or a question. "Quotes" ask for a phrase, or for either side, -word leaves a word out.',
+        examples=["how many days of parental leave"],
+    )
+    limit: int = Field(default=5, ge=1, le=CANDIDATES, description="At most so many passages.")
+
+
+class Found(BaseModel):
+    """A passage and its source."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    document_id: UUID = Field(examples=[DOCUMENT_ID])
+    title: str = Field(examples=["Employee handbook"])
+    passage: str = Field(examples=["Parents may take up to 30 days of paid leave in the year after a birth."])
+    page: int | None = Field(description="From 1; null where the format has no pages.", examples=[17])
+    heading: str | None = Field(description="Path of the headings above it.", examples=["Leave > Parents"])
+    score: float = Field(description="1 is best; comparable within one answer only.", examples=[0.984])
+    found_by: list[Part] = Field(
+        description="Nearest vectors, matching words, or both.", examples=[[Part.VECTOR, Part.TEXT]]
+    )
+
+
+class SearchOut(BaseModel):
+    """The best passages, best first."""
+
+    results: list[Found]
+    complete: bool = Field(
+        description="False when the embedding provider was away and words alone decided.", examples=[True]
+    )
