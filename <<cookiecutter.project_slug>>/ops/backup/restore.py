@@ -1,0 +1,236 @@
+"""Restore a backup: beside the live database first, in its place only when it is proven."""
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+import structlog
+
+from ops.backup.config import Config
+from ops.backup.errors import BackupError, Damaged, Refused
+from ops.backup.manifest import Manifest, Outside
+from ops.backup.postgres import Address, Connection, Tools, connected, contents
+from ops.backup.store import Backup, Store
+
+log = structlog.get_logger(__name__)
+
+# Reached by every role by default, and never the one that is restored.
+MAINTENANCE = "postgres"
+LONGEST_NAME = 63
+LISTS = ("search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries")
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore did.
+
+    Attributes:
+        kept: the name under which the former database still exists; None where there was none.
+    """
+
+    manifest: Manifest
+    database: str
+    kept: str | None
+
+
+def choose(store: Store, wanted: str | None) -> Manifest:
+    """The backup of that id, or the newest good one.
+
+    Raises:
+        Damaged: it is missing, or not whole.
+        BackupError: there is none at all.
+    """
+    backups = store.backups()
+    if wanted is None:
+        good = [backup for backup in backups if not backup.fault]
+        if not good:
+            raise BackupError("the store holds no backup that could be restored", "look: python -m ops.backup list")
+        return good[-1].manifest
+    found = [backup for backup in backups if backup.manifest.id == wanted]
+    if not found:
+        raise Damaged(f"there is no backup {wanted}; what has no manifest is none", "python -m ops.backup list")
+    if found[0].fault:
+        raise Damaged(f"{wanted}: {found[0].fault}", "take another one: python -m ops.backup list")
+    return found[0].manifest
+
+
+def backups(config: Config) -> Sequence[Backup]:
+    """Every backup in the store, oldest first."""
+    store = Store(config)
+    store.open()
+    return store.backups()
+
+
+def verify(config: Config, wanted: str | None = None) -> Manifest:
+    """Fetch a backup and read all of it, without restoring it.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    store = Store(config)
+    store.open()
+    manifest = choose(store, wanted)
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        dump = Path(folder) / "database.dump"
+        store.download(manifest, dump)
+        Tools(config.pg_bin, _major(manifest)).check(dump)
+    return manifest
+
+
+def restore(config: Config, wanted: str | None = None, *, force: bool = False) -> Restored:
+    """Put a backup in the place of the database.
+
+    Args:
+        config: where from and where to.
+        wanted: id of the backup; None takes the newest.
+        force: also where a database with tables lives already; it is kept under another name.
+
+    Raises:
+        Refused: a live database stands there and `force` was not said.
+        Damaged: the backup is not what its manifest says.
+        BackupError: anything else. In all these cases the live database is as it was.
+    """
+    store = Store(config)
+    store.open()
+    manifest = choose(store, wanted)
+    with tempfile.TemporaryDirectory(prefix="restore-") as folder:
+        return asyncio.run(_restore(config, store, manifest, Path(folder), force))
+
+
+async def _restore(config: Config, store: Store, manifest: Manifest, folder: Path, force: bool) -> Restored:
+    live = Address(config.dsn)
+    admin = Address(config.admin_dsn).of(MAINTENANCE)
+    async with connected(admin) as connection:
+        if await _has_tables(connection, admin, live.database) and not force:
+            raise Refused(
+                f"database {live.database} is live: it has tables",
+                "say FORCE=1 (--force) to replace it; it is kept under another name",
+            )
+        tools = Tools(config.pg_bin, connection.get_server_version().major)
+        dump = folder / "database.dump"
+        # Before anything is changed: is it what was written, all of it?
+        await asyncio.to_thread(store.download, manifest, dump)
+        await asyncio.to_thread(tools.check, dump)
+        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}".lower()
+        fresh = _name(live.database, f"_restore_{stamp}")
+        await _execute(connection, "CREATE DATABASE {} OWNER {}", fresh, live.user)
+        try:
+            await _load(tools, manifest, dump, admin.of(fresh), live.user, folder / "list")
+            await _apply(connection, fresh, manifest.outside)
+            kept = await _swap(connection, live.database, fresh, _name(live.database, f"_before_{stamp}"))
+        except BaseException:
+            await _execute(connection, "DROP DATABASE IF EXISTS {}", fresh)
+            raise
+    log.info("backup_restored", backup=manifest.id, database=live.database, kept=kept)
+    return Restored(manifest, live.database, kept)
+
+
+async def _load(tools: Tools, manifest: Manifest, dump: Path, target: Address, owner: str, listing: Path) -> None:
+    """Fill the new database and compare it with the manifest."""
+    async with connected(target) as connection:
+        for extension in manifest.contents.extensions:
+            # Already there where template1 has it, which is how a role that may not create it gets by.
+            await _execute(connection, "CREATE EXTENSION IF NOT EXISTS {}", extension)
+    await asyncio.to_thread(tools.restore, dump, target, owner, listing)
+    async with connected(target) as connection:
+        if differences := manifest.contents.differences(await contents(connection)):
+            raise Damaged("the restored database is not the one that was dumped:\n  " + "\n  ".join(differences))
+        # A dump has no statistics; without them the first queries would be planned blindly.
+        await connection.execute("ANALYZE")
+
+
+async def _apply(connection: Connection, database: str, outside: Outside) -> None:
+    """Privileges and settings of the database itself, which no dump holds."""
+    if outside.grants is not None:
+        await _execute(connection, "REVOKE ALL ON DATABASE {} FROM PUBLIC", database)
+        roles = {record[0] for record in await connection.fetch("SELECT rolname FROM pg_roles")}
+        for role, privilege in outside.grants:
+            if role and role not in roles:
+                log.warning("backup_role_missing", role=role, privilege=privilege)
+                continue
+            # The privilege is a keyword, and only PostgreSQL itself ever wrote it into the manifest.
+            if not privilege.isalpha():
+                raise Damaged(f"{privilege!r} is no privilege")
+            to = await _quoted(connection, role) if role else "PUBLIC"
+            await _execute(connection, f"GRANT {privilege} ON DATABASE {{}} TO {to}", database)
+    for setting in outside.settings:
+        name, _, value = setting.partition("=")
+        # Lists of names are stored with each name quoted where it must be; quoting the list would make it one name.
+        literal = value if name in LISTS else await connection.fetchval("SELECT quote_literal($1::text)", value)
+        await _execute(connection, f"ALTER DATABASE {{}} SET {{}} TO {literal}", database, name)
+
+
+async def _swap(connection: Connection, live: str, fresh: str, aside: str) -> str | None:
+    """Rename both in one transaction: at no moment is there a half, and a failure leaves the live one where it was."""
+    exists = await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", live)
+    if not exists:
+        await _execute(connection, "ALTER DATABASE {} RENAME TO {}", fresh, live)
+        return None
+    # Nobody may come back between the end of the sessions and the rename.
+    await _execute(connection, "ALTER DATABASE {} ALLOW_CONNECTIONS false", live)
+    name = live
+    try:
+        await _end_sessions(connection, live)
+        async with connection.transaction():
+            await _execute(connection, "ALTER DATABASE {} RENAME TO {}", live, aside)
+            await _execute(connection, "ALTER DATABASE {} RENAME TO {}", fresh, live)
+        name = aside
+    finally:
+        await _execute(connection, "ALTER DATABASE {} ALLOW_CONNECTIONS true", name)
+    return aside
+
+
+async def _end_sessions(connection: Connection, database: str) -> None:
+    # PostgreSQL ends its own workers by itself, and only a superuser may do so otherwise.
+    query = """
+        SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+         WHERE datname = $1 AND backend_type = 'client backend'
+    """
+    try:
+        await connection.fetch(query, database)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise BackupError(
+            f"other roles are connected to {database}, and this one may not end their sessions",
+            "stop whatever is connected, or set BACKUP_ADMIN_URL",
+        ) from error
+
+
+async def _has_tables(connection: Connection, admin: Address, database: str) -> bool:
+    if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", database):
+        return False
+    async with connected(admin.of(database)) as inside:
+        return bool((await contents(inside)).tables)
+
+
+async def _quoted(connection: Connection, name: str) -> str:
+    quoted: str = await connection.fetchval("SELECT quote_ident($1)", name)
+    return quoted
+
+
+async def _execute(connection: Connection, statement: str, *names: str) -> None:
+    """Run a statement with names, quoted by PostgreSQL, in place of its braces.
+
+    Raises:
+        BackupError: PostgreSQL refused it.
+    """
+    quoted = [await _quoted(connection, name) for name in names]
+    try:
+        await connection.execute(statement.format(*quoted))
+    except asyncpg.PostgresError as error:
+        advice = (
+            "use a role that may: BACKUP_ADMIN_URL" if isinstance(error, asyncpg.InsufficientPrivilegeError) else ""
+        )
+        raise BackupError(f"PostgreSQL refused `{statement.format(*quoted)}`: {error}", advice) from error
+
+
+def _name(database: str, suffix: str) -> str:
+    return database[: LONGEST_NAME - len(suffix)] + suffix
+
+
+def _major(manifest: Manifest) -> int:
+    digits = manifest.server_version.partition(".")[0]
+    return int(digits) if digits.isdigit() else 0

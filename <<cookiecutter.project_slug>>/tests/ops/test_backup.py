@@ -1,0 +1,248 @@
+"""A backup comes back whole, and whatever is not whole is refused with the live data untouched."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from devstack import Stack, StackError
+from ops.backup import restore as restoring
+from ops.backup.errors import BackupError, Damaged, Refused
+from ops.backup.manifest import Manifest
+from ops.backup.postgres import Address
+from ops.backup.rehearsal import PARTS, Rehearsal
+from ops.backup.report import Success, write_metrics
+from ops.backup.run import run
+
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A database server and a store that these tests may ruin."""
+    with Stack(tmp_path_factory.mktemp("servers"), PARTS) as stack:
+        yield stack
+
+
+@pytest.fixture
+def rehearsal(servers: Stack) -> Iterator[Rehearsal]:
+    """A filled database and an empty place in the store."""
+    rehearsal = Rehearsal(servers, prefix=f"{uuid4()}/")
+    for name in rehearsal.databases() - {"postgres"}:
+        servers.sql(f'DROP DATABASE "{name}" WITH (FORCE)')
+    servers.sql('CREATE DATABASE "app" OWNER "app"')
+    rehearsal.fill(ROWS)
+    yield rehearsal
+    assert not [name for name in rehearsal.databases() if "_restore_" in name], "a half restored database was left"
+
+
+def test_a_destroyed_database_comes_back_row_by_row(rehearsal: Rehearsal) -> None:
+    """Nulls, bytes, vectors, unicode, sequences and all."""
+    before = rehearsal.look()
+    manifest = run(rehearsal.config).manifest
+    assert manifest.contents.tables["rehearsal.thing"] == ROWS
+    rehearsal.destroy()
+    result = restoring.restore(rehearsal.config)
+    assert result.kept is None
+    assert rehearsal.look() == before
+    assert sum(map(len, before.rows.values())) > ROWS
+
+
+def test_comments_indexes_and_privileges_come_back(rehearsal: Rehearsal) -> None:
+    """What is not a row counts too; privileges and settings of the database itself are in no dump."""
+    servers, database = rehearsal.stack, rehearsal.database
+    servers.sql(
+        f'REVOKE CONNECT, TEMPORARY ON DATABASE "{database}" FROM PUBLIC;'
+        f'ALTER DATABASE "{database}" SET work_mem = \'7MB\'; ALTER DATABASE "{database}" SET search_path = "$user", public;'
+    )
+    questions = (
+        "SELECT obj_description('rehearsal.thing'::regclass)",
+        "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%hnsw%'",
+        "SHOW work_mem",
+        "SHOW search_path",
+        "SELECT has_database_privilege('public', current_database(), 'CONNECT')",
+        "SELECT tableowner FROM pg_tables WHERE tablename = 'thing'",
+    )
+    before = [servers.sql(question, database) for question in questions]
+    assert before == ["What the drill looks for\n", "1\n", "7MB\n", '"$user", public\n', "f\n", "app\n"]
+    run(rehearsal.config)
+    rehearsal.destroy()
+    restoring.restore(rehearsal.config)
+    assert [servers.sql(question, database) for question in questions] == before
+
+
+def test_a_live_database_is_refused_and_with_force_kept_aside(rehearsal: Rehearsal) -> None:
+    """Nobody loses what was written since the backup by a slip of the finger."""
+    then = rehearsal.look()
+    run(rehearsal.config)
+    rehearsal.write_later()
+    now = rehearsal.look()
+    with pytest.raises(Refused, match="live"):
+        restoring.restore(rehearsal.config)
+    assert rehearsal.look() == now
+
+    kept = restoring.restore(rehearsal.config, force=True).kept
+    assert rehearsal.look() == then
+    assert kept is not None
+    assert kept in rehearsal.databases()
+    former = replace(rehearsal.config, dsn=Address(rehearsal.config.dsn).of(kept).dsn)
+    aside = Rehearsal(rehearsal.stack)
+    aside.config = former
+    assert aside.look() == now
+
+
+def test_sessions_do_not_hold_up_the_swap(rehearsal: Rehearsal) -> None:
+    """The service stays connected while it happens, and is sent away."""
+
+    async def scenario() -> bool:
+        connection = await asyncpg.connect(rehearsal.config.dsn)
+        await asyncio.to_thread(restoring.restore, rehearsal.config, None, force=True)
+        return bool(connection.is_closed())
+
+    run(rehearsal.config)
+    assert asyncio.run(scenario())
+
+
+HARMS: list[Callable[[Rehearsal, str], None]] = [
+    Rehearsal.truncate_dump,
+    Rehearsal.corrupt_dump,
+    Rehearsal.empty_dump,
+    Rehearsal.lose_dump,
+    Rehearsal.lose_manifest,
+]
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+def test_a_damaged_backup_is_refused(rehearsal: Rehearsal, harm: Callable[[Rehearsal, str], None]) -> None:
+    """Whatever happened to it in the store; also with force, and before anything is touched."""
+    name = run(rehearsal.config).manifest.id
+    rehearsal.write_later()
+    live, databases = rehearsal.look(), rehearsal.databases()
+    harm(rehearsal, name)
+    with pytest.raises(Damaged):
+        restoring.restore(rehearsal.config, name, force=True)
+    with pytest.raises(Damaged):
+        restoring.verify(rehearsal.config, name)
+    assert rehearsal.look() == live
+    assert rehearsal.databases() == databases
+
+
+def test_a_dump_that_ends_early_is_refused_also_when_the_checksum_agrees(rehearsal: Rehearsal) -> None:
+    """A fault of our own making: the list of contents at its beginning is whole, the data is not."""
+    name = run(rehearsal.config).manifest.id
+    live = rehearsal.look()
+    rehearsal.truncate_dump(name)
+    data = (rehearsal.folder / f"{name}.dump").read_bytes()
+    rehearsal.rewrite_manifest(name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(Damaged, match="end"):
+        restoring.restore(rehearsal.config, name, force=True)
+    assert rehearsal.look() == live
+
+
+def test_a_restore_that_is_not_what_was_counted_never_becomes_live(rehearsal: Rehearsal) -> None:
+    """The manifest's counts come from the dump's own snapshot; one row less is one too few."""
+    manifest = run(rehearsal.config).manifest
+    live, databases = rehearsal.look(), rehearsal.databases()
+    tables = manifest.contents.tables | {"rehearsal.thing": ROWS + 1}
+    rehearsal.rewrite_manifest(manifest.id, contents=replace(manifest.contents, tables=tables))
+    with pytest.raises(Damaged, match=f"{ROWS + 1} rows expected, {ROWS} found"):
+        restoring.restore(rehearsal.config, force=True)
+    assert rehearsal.look() == live
+    assert rehearsal.databases() == databases
+
+
+def test_the_newest_good_one_is_taken(rehearsal: Rehearsal) -> None:
+    """A damaged newest backup does not hide the good one before it."""
+    good = run(rehearsal.config).manifest.id
+    broken = run(rehearsal.config).manifest.id
+    rehearsal.truncate_dump(broken)
+    assert restoring.restore(rehearsal.config, force=True).manifest.id == good
+
+
+def test_a_database_that_cannot_be_reached_leaves_no_backup(rehearsal: Rehearsal) -> None:
+    """A failed run adds nothing and deletes nothing."""
+    run(rehearsal.config)
+    wrong = rehearsal.with_(dsn=rehearsal.config.dsn.replace("app:", "app:not"))
+    with pytest.raises(BackupError, match="could not connect"):
+        run(wrong)
+    assert len(rehearsal.store().backups()) == 1
+
+
+def test_a_store_that_cannot_be_reached_is_said(rehearsal: Rehearsal) -> None:
+    """With its address, and what to look at."""
+    nowhere = rehearsal.config.store.model_copy(update={"endpoint_url": "http://127.0.0.1:9", "timeout_seconds": 1})
+    with pytest.raises(BackupError, match=r"127\.0\.0\.1:9"):
+        run(rehearsal.with_(store=nowhere))
+
+
+def test_the_password_is_on_no_command_line(rehearsal: Rehearsal) -> None:
+    """Every user of the machine can read those; the tools get it by their environment."""
+    plain, env = Address(rehearsal.config.dsn + "?sslmode=prefer").for_tools()
+    assert env["PGPASSWORD"] == rehearsal.stack.env["DATABASE_PASSWORD"]
+    assert env["PGPASSWORD"] not in plain
+    assert plain.endswith("/app?sslmode=prefer")
+
+
+def test_old_backups_go_and_the_last_good_ones_stay(rehearsal: Rehearsal) -> None:
+    """Also in the store itself, not only in the plan; what a dead run left goes too."""
+    names = [run(rehearsal.config).manifest.id for _ in range(4)]
+    for name, days in zip(names, (90, 60, 40, 1), strict=True):
+        rehearsal.age(name, days)
+    rehearsal.lose_manifest(names[0])
+    outcome = run(rehearsal.with_(keep_last=2))
+    kept = [backup.manifest.id for backup in rehearsal.store().backups()]
+    assert kept == [names[3], outcome.manifest.id]
+    assert sorted(stored.key.rpartition("/")[2] for stored in rehearsal.store().objects()) == sorted(
+        f"{name}{end}" for name in kept for end in (".json", ".dump")
+    )
+
+
+def test_the_manifest_survives_its_own_format(rehearsal: Rehearsal) -> None:
+    """And anything else is refused by name."""
+    manifest = run(rehearsal.config).manifest
+    assert Manifest.from_json(manifest.to_json(), "key") == manifest
+    for text in (b"", b"[]", b"{}", json.dumps({**json.loads(manifest.to_json()), "format": 99}).encode()):
+        with pytest.raises(Damaged, match="key"):
+            Manifest.from_json(text, "key")
+
+
+def test_the_metrics_of_a_failed_run_keep_the_last_success(tmp_path: Path) -> None:
+    """An alarm on the age of the last success must not lose its figure when a run fails."""
+    file = tmp_path / "metrics" / "backup.prom"
+    write_metrics(file, 1.5, Success(size=1000, kept=3))
+    first = file.read_text()
+    assert "backup_last_run_success 1.000" in first
+    success = next(line for line in first.splitlines() if line.startswith("backup_last_success_timestamp_seconds "))
+    write_metrics(file, 0.5, None)
+    second = file.read_text()
+    assert "backup_last_run_success 0.000" in second
+    assert success in second
+    assert [entry.name for entry in file.parent.iterdir()] == ["backup.prom"]
+
+
+def test_the_commands(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """As an operator types them: what they print, and that a refusal is an exit code."""
+    servers, metrics = rehearsal.stack, tmp_path / "backup.prom"
+    servers.env |= {"BACKUP_S3_PREFIX": rehearsal.config.prefix, "BACKUP_METRICS_FILE": str(metrics)}
+    made = servers.run("-m", "ops.backup", "run")
+    event = json.loads(made.splitlines()[-1])
+    assert event["event"] == "backup_made"
+    assert event["bytes"] > 0
+    assert "backup_last_run_success 1" in metrics.read_text()
+    assert event["backup"] in servers.run("-m", "ops.backup", "list")
+    assert "is whole" in servers.run("-m", "ops.backup", "verify", "--from", event["backup"])
+    with pytest.raises(StackError, match="FORCE=1"):
+        servers.run("-m", "ops.backup", "restore")
+    assert "next:" in servers.run("-m", "ops.backup", "restore", "--force")
+    with pytest.raises(StackError, match="no backup no-such"):
+        servers.run("-m", "ops.backup", "verify", "--from", "no-such")
+    rehearsal.destroy()
+    with pytest.raises(StackError, match="could not connect"):
+        servers.run("-m", "ops.backup", "run")
+    assert "backup_last_run_success 0" in metrics.read_text()

@@ -1,0 +1,98 @@
+"""Retention: in doubt a backup stays."""
+
+from datetime import UTC, datetime, timedelta
+
+from ops.backup.manifest import Contents, Manifest, Outside
+from ops.backup.retention import debris, expired
+from ops.backup.store import Backup, Stored
+
+NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
+
+
+def backup(sequence: int, days: float, stored_days: float | None = None, fault: str = "") -> Backup:
+    """A backup of that age, by our clock and by the store's."""
+    name = f"{sequence:06d}"
+    manifest = Manifest(
+        id=name,
+        sequence=sequence,
+        created_at=NOW - timedelta(days=days),
+        object=f"p/{name}.dump",
+        size=1,
+        sha256="",
+        database="app",
+        server_version="18.4",
+        contents=Contents({}, [], []),
+        outside=Outside(),
+    )
+    return Backup(manifest, NOW - timedelta(days=days if stored_days is None else stored_days), fault)
+
+
+def ids(backups: list[Backup], keep_days: int = 30, keep_last: int = 3) -> list[int]:
+    """The sequences that would go."""
+    return [found.manifest.sequence for found in expired(backups, keep_days, keep_last).expired]
+
+
+def test_what_is_older_than_asked_goes() -> None:
+    """The ordinary case: one a day for forty days."""
+    assert ids([backup(number, 40 - number) for number in range(1, 41)]) == list(range(1, 10))
+
+
+def test_the_newest_good_ones_stay_whatever_their_age() -> None:
+    """Also when only one is asked for: the last one is never deleted."""
+    old = [backup(1, 300), backup(2, 299), backup(3, 298), backup(4, 297)]
+    assert ids(old) == []
+    assert ids([backup(1, 90), backup(2, 60), backup(3, 0.5), backup(4, 0)], keep_last=1) == [1, 2]
+    assert ids([backup(1, 90)], keep_last=1) == []
+
+
+def test_a_damaged_one_does_not_count_as_good() -> None:
+    """Otherwise three broken ones would push out the only one that can be restored."""
+    backups = [backup(1, 90), *(backup(number, 5 - number, fault="the dump is missing") for number in range(2, 5))]
+    assert ids([*backups, backup(5, 0)]) == []
+
+
+def test_a_clock_that_jumps_ahead_deletes_nothing() -> None:
+    """In the run in which it happens everything looks old at once."""
+    daily = [backup(number, 5 - number + 365) for number in range(1, 5)]
+    verdict = expired([*daily, backup(5, 0)], 1, 1)
+    assert not verdict.expired
+    assert "clock" in verdict.warning
+
+
+def test_one_clock_alone_is_not_believed() -> None:
+    """Ours or the store's: both must say that a backup is old."""
+    mine_is_wrong = [backup(1, 400, 4), backup(2, 399, 3), backup(3, 1, 1), backup(4, 0, 0)]
+    assert ids(mine_is_wrong, keep_last=1) == []
+    theirs_is_wrong = [backup(1, 4, 400), backup(2, 3, 399), backup(3, 1, 1), backup(4, 0, 0)]
+    assert ids(theirs_is_wrong, keep_last=1) == []
+
+
+def test_one_made_while_the_clock_was_behind_is_not_old() -> None:
+    """It came after its predecessors, so it is no older than they are."""
+    backups = [backup(1, 3), backup(2, 20_000), backup(3, 1), backup(4, 0)]
+    assert ids(backups, keep_last=1) == []
+
+
+def test_nothing_at_all() -> None:
+    """The first run ever."""
+    assert ids([]) == []
+    assert ids([backup(1, 0)]) == []
+
+
+def test_debris_is_an_old_dump_without_a_manifest() -> None:
+    """A young one may be an upload under way, and foreign files are not ours to delete."""
+
+    def stored(key: str, days: float) -> Stored:
+        return Stored(key, 1, NOW - timedelta(days=days))
+
+    objects = [
+        stored("p/000001.dump", 0),
+        stored("p/000001.json", 0),
+        stored("p/000000.dump", 2),
+        stored("p/000002.dump", 0.1),
+        stored("p/notes.txt", 9),
+        stored("p/000003.dump", 9),
+        stored("p/000003.json", 9),  # a manifest that cannot be read
+    ]
+    assert [found.key for found in debris([backup(1, 0)], objects, "p/")] == ["p/000000.dump"]
+    assert debris([], objects, "p/") == []
