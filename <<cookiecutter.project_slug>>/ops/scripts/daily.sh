@@ -7,7 +7,10 @@ at=$1
 shift
 state=${DAILY_STATE:-/tmp/daily}
 mkdir -p "$state"
-log() { printf '{"timestamp":"%s","event":"daily.%s","command":"%s"}\n' "$(date -u +%FT%TZ)" "$1" "$2"; }
+log() { # EVENT COMMAND; the next run is said with each
+  printf '{"timestamp":"%s","event":"daily.%s","command":"%s","next":"%s"}\n' \
+    "$(date -u +%FT%TZ)" "$1" "$2" "$(date -u -d "@$(next)" +%FT%TZ)"
+}
 trap 'exit 0' TERM INT
 
 next() { # seconds since the epoch of the next HH:MM
@@ -17,7 +20,7 @@ next() { # seconds since the epoch of the next HH:MM
 }
 
 due=$(next)
-log "next at $(date -u -d "@$due" +%FT%TZ)" "$*"
+log waiting "$*"
 while :; do
   touch "$state/alive"
   # In short steps: a suspended machine or a changed clock would make one long sleep miss its time.

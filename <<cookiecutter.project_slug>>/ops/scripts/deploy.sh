@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # deploy.sh IMAGE [BACKUP_IMAGE]: migrate, switch without dropping a request, try it, and go back by itself if that fails.
 # On the server, in the project's folder: make deploy ENV=prod IMAGE=registry/name@sha256:… BACKUP_IMAGE=…
-set -euo pipefail
+set -Eeuo pipefail # E: a failure inside a function reaches the trap as well
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . ops/scripts/release.sh
 
@@ -35,13 +35,15 @@ compose run --rm --no-deps init-storage
 back() {
   trap - ERR
   give_up
-  switch_api || say "the old API did not come up: docs/runbook/rollback.md"
+  [ -z "$switched" ] || switch_api || say "the old API did not come up: docs/runbook/rollback.md"
   switch_rest || say "the old worker did not come up: docs/runbook/rollback.md"
   exit 1
 }
 trap back ERR
 say "switching"
+switched=
 switch_api
+switched=1 # from here on the new API serves
 switch_rest
 say "trying it"
 smoke

@@ -65,7 +65,7 @@ switch_api() { # a new container beside the old one; nginx finds both by name, a
     docker rm --force "$new" >/dev/null
     return 1
   fi
-  # nginx asks Docker's DNS every 5 s: from then on the new one serves as well.
+  # nginx asks Docker's DNS every 2 s: three times, and the new one serves as well.
   sleep 6
   xargs docker stop --time 30 <"$state/old" >/dev/null # it answers what it has begun
   xargs docker rm <"$state/old" >/dev/null
