@@ -15,8 +15,8 @@ Combinations = list[tuple[dict[str, str], Path]]
 # What a project must not mention when the answer is another one. `(option, answer) -> pattern`.
 WORDS = {
     ("example", "documents"): (
-        # An error document and a problem document are something else.
-        r"(?<!error )(?<!problem )\bdocuments\b|DOCUMENTS_|DocumentsSettings|\bpypdf\b|\bbeautifulsoup4?\b"
+        # Error documents are something else, and so is what documents an error.
+        r"(?<!error )(?<!problem )(?<!that )\bdocuments\b|DOCUMENTS_|DocumentsSettings|\bbeautifulsoup4?\b"
     ),
     # `minioadmin` is a password that nobody may use, wherever the storage is.
     ("object_storage", "minio"): r"minio(?!admin)",
