@@ -1,15 +1,15 @@
 """`.env.example` and `.env`, both made from the settings and their documentation."""
 
-import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from textwrap import wrap
 
 from pydantic.fields import FieldInfo
 
 from app.core.project import project
-from app.core.settings import FeatureSettings, Settings, default_text, documented, is_generated
+from app.core.settings import FeatureSettings, default_text, documented, is_generated
 
 # Read by compose alone; here because people look for every variable in one file.
 COMPOSE: tuple[tuple[str, str, str], ...] = (
@@ -35,13 +35,16 @@ def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
     def value(_: str, field: FieldInfo) -> str:
         return secrets.token_hex(24) if is_generated(field) else default_text(field)
 
-    try:
-        # O_EXCL: of two setups at once one writes, and neither sees half a file as the whole.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.exists():
         return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(_render(features, value))
+    # Written under another name first, which only its owner may read: whoever finds the file finds all of it.
+    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".env.") as whole:
+        whole.write(_render(features, value))
+        whole.flush()
+        try:
+            path.hardlink_to(whole.name)  # fails if there is a file by now: of two setups at once one wins
+        except FileExistsError:
+            return False
     return True
 
 
@@ -50,7 +53,7 @@ def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, Fie
         "# Every setting, with its default. `make setup` writes .env from this with fresh secrets; never commit that.",
         "# Made by `make generate` from the settings classes: change it there.",
     ]
-    for heading, text, fields in documented(Settings(), features):
+    for heading, text, fields in documented(features):
         lines += ["", f"## {heading}" + (f": {text[0].lower()}{text[1:]}" if text else "")]
         for variable, field in fields:
             lines += _comment(field.description or "")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.core.project import ROOT, project
 
@@ -312,12 +312,10 @@ class FeatureSettings(BaseModel):
 F = TypeVar("F", bound=FeatureSettings)
 
 
-class Settings(BaseSettings):
-    """Everything that can be set. Build it by `load_settings()`; constructing it directly reads nothing but its arguments."""
+class Settings(BaseModel):
+    """Everything that can be set. `load_settings()` reads it; constructing it directly takes nothing but its arguments."""
 
-    model_config = SettingsConfigDict(
-        env_nested_delimiter="_", env_nested_max_split=1, env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = ConfigDict(frozen=True)
 
     environment: Environment = Field(default=Environment.DEVELOPMENT, description="development, staging or production.")
     log: Log = Log()
@@ -334,18 +332,6 @@ class Settings(BaseSettings):
     sentry: Sentry = Sentry()
     metrics: Metrics = Metrics()
     features: Mapping[type[FeatureSettings], FeatureSettings] = Field(default_factory=dict, exclude=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  # the signature is pydantic-settings'
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then `.env`."""
-        return init_settings, env_settings, dotenv_settings
 
     def of(self, group: type[F]) -> F:
         """The settings of a feature, by their class."""
@@ -373,6 +359,33 @@ class Settings(BaseSettings):
     def allowed_hosts(self) -> tuple[str, ...]:
         """Host names that the API answers to."""
         return self.http.allowed_hosts or ("localhost", "127.0.0.1", "[::1]", project().domain)
+
+
+class _FromEnvironment(Settings, BaseSettings):
+    model_config = SettingsConfigDict(
+        env_nested_delimiter="_", env_nested_max_split=1, env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then `.env`."""
+        for source in (env_settings, dotenv_settings):
+            assert isinstance(source, EnvSettingsSource)
+            # Other programs set variables too: one that is called like a group (CACHE, LOG) is not meant for us, and
+            # would be read as JSON.
+            source.env_vars = {
+                name: value
+                for name, value in source.env_vars.items()
+                if name == "environment" or name not in Settings.model_fields
+            }
+        return init_settings, env_settings, dotenv_settings
 
 
 class SettingsError(Exception):
@@ -430,7 +443,7 @@ def load_settings(features: Iterable[type[FeatureSettings]] = ()) -> Settings:
 
 
 def _read(groups: Mapping[type[FeatureSettings], FeatureSettings], **replaced: object) -> Settings:
-    return Settings(_env_file=env_file(), features=groups, **replaced)  # type: ignore[arg-type]  # checked by pydantic
+    return _FromEnvironment(_env_file=env_file(), features=groups, **replaced)  # type: ignore[arg-type]  # checked by pydantic
 
 
 def _replacements(error: ValidationError) -> dict[str, object]:
@@ -454,12 +467,14 @@ def production_faults(settings: Settings) -> list[str]:
     if not settings.production:
         return []
     faults: list[str] = []
+    # The whole address of a managed service carries its password.
+    managed = {
+        f"{name}_PASSWORD".upper()
+        for name, group in settings
+        if (url := getattr(group, "url", None)) and url.get_secret_value()
+    }
     for variable, field, value in _fields(settings):
-        if _extra(field).get("required") and isinstance(value, SecretStr):
-            group = variable.split("_", 1)[0].lower()
-            url = getattr(getattr(settings, group), "url", NO_SECRET)
-            if field.default is NO_SECRET and url.get_secret_value():
-                continue  # a managed service: its address carries the password
+        if _extra(field).get("required") and isinstance(value, SecretStr) and variable not in managed:
             faults += secret_faults(variable, value)
     if settings.storage.access_key:
         faults += secret_faults("STORAGE_SECRET_KEY", settings.storage.secret_key)
@@ -500,20 +515,17 @@ def redacted(settings: Settings) -> dict[str, object]:
 
 
 def documented(
-    settings: Settings, features: Iterable[type[FeatureSettings]]
+    features: Iterable[type[FeatureSettings]],
 ) -> Iterable[tuple[str, str, list[tuple[str, FieldInfo]]]]:
     """Every group as (heading, text, [(variable, field)]), in the order of `.env.example`."""
     yield "General", "", [("ENVIRONMENT", Settings.model_fields["environment"])]
-    for name, value in settings:
-        if isinstance(value, BaseModel):
-            yield (
-                name.capitalize(),
-                _first_line(type(value)),
-                [(f"{name}_{key}".upper(), field) for key, field in type(value).model_fields.items()],
-            )
-    for group in features:
-        fields = [(f"{group.prefix}{key.upper()}", field) for key, field in group.model_fields.items()]
-        yield group.prefix.rstrip("_").capitalize(), _first_line(group), fields
+    for name, group in Settings.model_fields.items():
+        if isinstance(kind := group.annotation, type) and issubclass(kind, BaseModel):
+            fields = [(f"{name}_{key}".upper(), field) for key, field in kind.model_fields.items()]
+            yield name.capitalize(), _first_line(kind), fields
+    for feature in features:
+        fields = [(f"{feature.prefix}{key.upper()}", field) for key, field in feature.model_fields.items()]
+        yield feature.prefix.rstrip("_").capitalize(), _first_line(feature), fields
 
 
 def default_text(field: FieldInfo) -> str:

@@ -1,0 +1,78 @@
+"""Routes that do what real ones do at their worst."""
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import File, Query, Request, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.core.api import feature_router
+from app.core.resources import AppResources
+from app.core.security import CurrentUser, require_role
+
+router = feature_router("probe")
+
+
+class Thing(BaseModel):
+    """Something with one field of each kind."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(max_length=100, examples=["a thing"])
+    count: int = Field(default=0, examples=[1])
+    share: float = Field(default=0.0, examples=[0.5])
+    anything: Any = Field(default=None, examples=[None])
+
+
+@router.post("/things", summary="Give a part of it back")
+async def things(thing: Thing) -> dict[str, str]:
+    """A body of JSON."""
+    return {"name": thing.name}
+
+
+@router.get("/things/{number}", summary="A number")
+async def thing(number: int, at_most: Annotated[int, Query(le=100)] = 10) -> dict[str, int]:
+    """Path and query."""
+    return {"number": number, "at_most": at_most}
+
+
+@router.post("/files", summary="Count the bytes of a file")
+async def files(file: Annotated[UploadFile, File()]) -> dict[str, int]:
+    """A form."""
+    return {"bytes": len(await file.read())}
+
+
+@router.post("/stream", summary="Count the bytes of a body")
+async def stream(request: Request) -> dict[str, int]:
+    """A body read piece by piece."""
+    return {"bytes": sum([len(piece) async for piece in request.stream()])}
+
+
+@router.post("/fail", summary="Fail in a way that nobody foresaw")
+async def fail() -> None:
+    """With personal data in the error."""
+    raise RuntimeError("no luck with ada@example.com at postgresql://app:hunter22hunter22@db/app")
+
+
+@router.get("/slow", summary="Never answer")
+async def slow() -> None:
+    """Until the client goes."""
+    await asyncio.Event().wait()
+
+
+@router.get("/staff", summary="For people with a role")
+async def staff(user: CurrentUser) -> dict[str, str]:
+    """For those who are staff."""
+    require_role(user, "staff")
+    return {"id": str(user.id)}
+
+
+@router.get("/cached", summary="A value through the cache")
+async def cached(resources: AppResources) -> dict[str, int]:
+    """Made once in a while."""
+
+    async def make() -> dict[str, int]:
+        return {"value": 1}
+
+    value: dict[str, int] = await resources.cache.get_or_set("probe:cached", make)
+    return value
