@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def metrics_directory() -> Iterator[None]:
     for left in directory.glob("*.db"):
         left.unlink()
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    # uvicorn lets the signal that stopped it end the process too; as an exception it passes through here.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         yield
     finally:
@@ -114,11 +117,17 @@ def beat(
 @cli.command()
 def migrate() -> None:
     """Bring the database to the newest migrations; safe to run from several places at once."""
+    import asyncpg
+
     from app.core.logging import configure_logging
     from app.core.migrations import upgrade
 
     configure_logging(_settings(), "migrate")
-    upgrade()
+    try:
+        upgrade()
+    except (OSError, asyncpg.PostgresError) as error:  # from connecting; what a migration does wrong has other types
+        reason = str(error) or "no answer in time"
+        raise fail(f"migrate: the database does not let us in: {reason}") from error
 
 
 @cli.command()
@@ -143,17 +152,22 @@ def init_storage() -> None:
 
     from app.core.logging import configure_logging
     from app.core.settings import Environment
-    from app.core.storage import Storage
+    from app.core.storage import Storage, StorageUnavailable
 
     settings = _settings()
     configure_logging(settings, "init-storage")
 
     async def make() -> None:
         storage = Storage(settings.storage)
-        await storage.ensure_bucket(strict=settings.environment is not Environment.DEVELOPMENT)
-        await storage.close()
+        try:
+            await storage.ensure_bucket(strict=settings.environment is not Environment.DEVELOPMENT)
+        finally:
+            await storage.close()
 
-    asyncio.run(make())
+    try:
+        asyncio.run(make())
+    except StorageUnavailable as error:
+        raise fail(f"init-storage: {error.__cause__}") from error
 
 
 @cli.command()

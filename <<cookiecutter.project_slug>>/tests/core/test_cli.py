@@ -1,0 +1,149 @@
+"""The command line: chores say in one line what is wrong, and processes come and go without a trace."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from tests.core.conftest import RunService
+
+from app.core.project import ROOT
+
+
+def cli(environment: dict[str, str], *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `python -m app.cli`."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        check=False,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def project_copy(tmp_path: Path) -> Path:
+    """A copy of the project's code that a test may write to."""
+    copy = tmp_path / "project"
+    for folder in ("app", "migrations"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "alembic.ini", ".env.example"):
+        shutil.copy(ROOT / file, copy / file)
+    return copy
+
+
+def test_settings_init_writes_once(project_copy: Path, environment_without_settings: dict[str, str]) -> None:
+    """The first setup makes .env with secrets, the second leaves it, and the service's own check is content with it."""
+    environment = {**environment_without_settings}
+    del environment["ENV_FILE"]
+    first = cli(environment, "settings", "init", cwd=project_copy)
+    assert (first.returncode, first.stdout) == (0, "setup: wrote .env with fresh secrets\n")
+    written = (project_copy / ".env").read_text()
+    second = cli(environment, "settings", "init", cwd=project_copy)
+    assert (second.returncode, second.stdout) == (0, "setup: .env is there already; left as it is\n")
+    assert (project_copy / ".env").read_text() == written
+    production = {**environment, "ENVIRONMENT": "production", "AI_ALLOW_OFFLINE": "true"}
+    # A line that is empty in the file does not hide what the environment says, nor the other way round.
+    checked = cli(production, "settings", "check", cwd=project_copy)
+    assert (checked.returncode, checked.stdout) == (0, "settings: no faults\n"), checked.stderr
+
+
+def test_settings_check_says_every_fault(environment_without_settings: dict[str, str]) -> None:
+    """Exit code 1, and a line for each fault."""
+    result = cli(
+        {**environment_without_settings, "ENVIRONMENT": "production", "DATABASE_PORT": "x"}, "settings", "check"
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for variable in ("DATABASE_PORT", "DATABASE_PASSWORD", "AUTH_SECRET_KEY"):
+        assert f"  - {variable}: " in result.stderr
+
+
+def test_settings_example_check_notices_a_difference(
+    project_copy: Path, environment_without_settings: dict[str, str]
+) -> None:
+    """The check can fail: a changed file gives exit code 1, the right one 0."""
+    assert cli(environment_without_settings, "settings", "example", "--check", cwd=project_copy).returncode == 0
+    (project_copy / ".env.example").write_text("OLD=1\n")
+    result = cli(environment_without_settings, "settings", "example", "--check", cwd=project_copy)
+    assert result.returncode == 1
+    assert "make generate" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "worker", "beat", "migrate", "init-storage"])
+def test_no_process_starts_with_faults(environment_without_settings: dict[str, str], command: str) -> None:
+    """Each process reads the settings before anything else and refuses with the list, not with a traceback."""
+    result = cli({**environment_without_settings, "ENVIRONMENT": "production"}, command)
+    assert result.returncode == 1
+    assert "AUTH_SECRET_KEY: missing" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [("migrate", "DATABASE_URL=postgresql://app:hunter2@"), ("init-storage", "STORAGE_ENDPOINT_URL=http://")],
+)
+def test_a_neighbour_that_is_away_is_named(
+    environment_without_settings: dict[str, str], dead_port: int, command: str, part: str
+) -> None:
+    """A chore whose neighbour is away ends with exit code 1 and one message, which holds no password."""
+    variable, _, beginning = part.partition("=")
+    environment = {**environment_without_settings, variable: f"{beginning}127.0.0.1:{dead_port}", "LOG_LEVEL": "ERROR"}
+    environment |= {"STORAGE_ACCESS_KEY": "somebody", "STORAGE_SECRET_KEY": "hunter2hunter2"}
+    result = cli(environment, command)
+    output = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert "Traceback" not in output
+    assert str(dead_port) in output
+    assert "hunter2" not in output
+
+
+def test_openapi_needs_no_environment(environment_without_settings: dict[str, str]) -> None:
+    """The document is the same everywhere, whatever is set, and is all that is printed."""
+    plain = cli(environment_without_settings, "openapi")
+    other = cli({**environment_without_settings, "ENVIRONMENT": "production", "HTTP_WORKERS": "x"}, "openapi")
+    assert plain.returncode == other.returncode == 0, other.stderr
+    assert json.loads(plain.stdout) == json.loads(other.stdout)
+    assert "/health" in json.loads(plain.stdout)["paths"]
+
+
+def test_migration_wants_a_known_feature(environment: dict[str, str]) -> None:
+    """A typing error does not make a folder."""
+    result = cli(environment, "migration", "--feature", "acounts", "--message", "x")
+    assert result.returncode == 1
+    assert "usage: make migration feature=core|" in result.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_serve_stops_when_asked_and_leaves_nothing(
+    run_service: "RunService", free_port: int, tmp_path: Path, until: Callable[..., Any], workers: int
+) -> None:
+    """SIGTERM: the process ends by itself, soon, and its folder of metrics goes with it."""
+    service = run_service("serve", "--port", str(free_port), "--workers", str(workers), TMPDIR=str(tmp_path))
+    until(lambda: answers(free_port) == 200)
+    assert list(tmp_path.glob("metrics-*"))
+    began = time.monotonic()
+    service.process.terminate()
+    assert service.process.wait(20) == 0
+    assert time.monotonic() - began < 10
+    assert not list(tmp_path.glob("metrics-*"))
+    assert "Traceback" not in service.log.read_text()
+
+
+def answers(port: int) -> int:
+    """The status of /health; 0 where nobody answers."""
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code
+    except httpx.HTTPError:
+        return 0
