@@ -1,7 +1,7 @@
 """What surrounds every request, as plain ASGI: one wrapper costs 3,000 instructions, a `BaseHTTPMiddleware` 571,000.
 
-From the outside in: `Edge` (request id, security headers, access log, metrics, last resort for errors), `KnownHosts`,
-`Cors`, `BodyLimit`, and then the application. A request passes at its fullest: see docs/architecture.md.
+From the outside in: `Edge` (request id, security headers, access log, metrics), `KnownHosts`, `Cors`, `LastResort`,
+`BodyLimit`, and then the application. A request passes at its fullest: see docs/architecture.md.
 """
 
 import re
@@ -43,8 +43,7 @@ def middleware(settings: Settings) -> list[Middleware]:
     ]
     if settings.http.cors_origins:
         stack.append(Middleware(Cors, origins=settings.http.cors_origins))
-    stack.append(Middleware(BodyLimit, max_bytes=settings.http.max_body_bytes))
-    return stack
+    return [*stack, Middleware(LastResort), Middleware(BodyLimit, max_bytes=settings.http.max_body_bytes)]
 
 
 def security_headers(hsts: bool) -> list[tuple[bytes, bytes]]:
@@ -66,7 +65,7 @@ def security_headers(hsts: bool) -> list[tuple[bytes, bytes]]:
 
 
 class Edge:
-    """Request id, security headers, access log and metrics in one pass, and an answer for what nobody handled."""
+    """Request id, security headers, access log and metrics in one pass."""
 
     def __init__(self, app: ASGIApp, hsts: bool, access_log: bool) -> None:
         self.app = app
@@ -97,12 +96,6 @@ class Edge:
 
         try:
             await self.app(scope, receive, send_with_headers)
-        except Exception as error:  # the last resort: whatever was not foreseen is logged and answered
-            log.exception("request_failed", path=scope["path"])
-            capture(error)
-            if status:
-                raise
-            await _answer(send_with_headers, 500, "internal_error", AppError.detail)
         finally:
             self._record(scope, current, status or 500, time.perf_counter() - started)
 
@@ -218,6 +211,33 @@ class Cors(CORSMiddleware):
         await self.app(scope, receive, send_with_headers)
 
 
+class LastResort:
+    """Logs and answers what nobody handled. Within `Cors`, so that a browser may read that answer too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noting)
+        except Exception as error:  # whatever it is
+            log.exception("request_failed", path=scope["path"])
+            capture(error)
+            if begun:
+                raise
+            await _answer(send, 500, "internal_error", AppError.detail)
+
+
 class BodyLimit:
     """Refuses a body that is announced or turns out to be too large, before it is all in memory."""
 
@@ -230,7 +250,8 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         announced = _header(scope, b"content-length")
-        if announced.isdigit() and int(announced) > self._max_bytes:
+        # Its first 20 digits are more than enough; Python refuses to read thousands of them.
+        if announced.isdigit() and int(announced[:20]) > self._max_bytes:
             await _answer(send, 413, "payload_too_large", f"The request is larger than {self._max_bytes} bytes.")
             return
         received = 0
