@@ -9,6 +9,7 @@ ROOMS = {
         "documents": [
             "app/features/documents",
             "docs/delete-documents.md",
+            "docs/documents.md",
             "migrations/versions/documents",
             "requirements/feature-documents.in",
             "requirements/feature-documents.txt",
