@@ -59,7 +59,7 @@ def archive() -> bytes:
         (b'<?xml version="1.0"?>\n<html xmlns="http://www.w3.org/1999/xhtml"><body/></html>', MediaType.HTML),
         (b"<h1>Fragment</h1><p>Hello</p>", MediaType.HTML),
         (b"%PDF-1.4 whatever follows", MediaType.PDF),
-        (pdf(["Hello"]), MediaType.PDF),
+        pytest.param(pdf(["Hello"]), MediaType.PDF, id="real-pdf"),
     ],
 )
 def test_the_kind_is_found_from_the_content(data: bytes, expected: MediaType) -> None:

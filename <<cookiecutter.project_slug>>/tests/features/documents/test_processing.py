@@ -18,6 +18,7 @@ from tests.features.documents.samples import pdf
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
+    from app.core.security import Principal
 
 TEXT = "\n\n".join(f"# Part {n}\n\nThis is sentence {n} about topic{n} in a longer text. " * 30 for n in range(6))
 
@@ -251,6 +252,21 @@ async def test_after_the_last_attempt_the_owner_knows_and_may_try_again(
     assert answer.json()["id"] == document["id"]
     assert await run_tasks() == ["done"]
     assert (await look(client, auth_headers, document["id"]))["status"] == "ready"
+
+
+async def test_an_upload_without_a_store_leaves_nothing(resources: "Resources", principal: "Principal") -> None:
+    """The file is stored first: when that fails there is neither a row nor a task, and the client hears of it."""
+    from app.core.storage import Storage, StorageUnavailable
+    from app.features.documents import service
+
+    away = resources.settings.storage.model_copy(update={"endpoint_url": "http://127.0.0.1:9", "timeout_seconds": 0.5})
+    storage = Storage(away)
+    with pytest.raises(StorageUnavailable):
+        await service.upload(replace(resources, storage=storage), principal.id, "a.txt", b"Some text.")
+    await storage.close()
+    async with resources.db.read() as session:
+        assert await service.list_newest(session, principal.id, limit=10, before=None) == ([], None)
+    assert await outbox(resources) == []
 
 
 async def test_a_file_of_a_crashed_upload_is_found_and_deleted(resources: "Resources", upload: Upload) -> None:

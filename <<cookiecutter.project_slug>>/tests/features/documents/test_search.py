@@ -269,6 +269,19 @@ async def test_the_limit_is_kept_and_an_empty_library_is_no_error(
     assert len(await ask(client, auth_headers, "apple", 50)) == 50
 
 
+async def test_postgresql_knows_every_language_that_can_be_set(resources: "Resources") -> None:
+    """A language that starts the service can also be searched in."""
+    from typing import get_args
+
+    from sqlalchemy import text
+
+    from app.features.documents.settings import Language
+
+    async with resources.db.read() as session:
+        known = set(await session.scalars(text("SELECT CAST(cfgname AS text) FROM pg_ts_config")))
+    assert set(get_args(Language)) == known
+
+
 async def test_another_language_knows_its_word_forms(
     resources: "Resources", upload: Upload, principal: "Principal"
 ) -> None:
