@@ -13,8 +13,9 @@ from pathlib import Path
 
 import baking
 import pytest
-from baking import CHOICES, ROOM_OPTIONS, SOURCE, files_of, name_of, room_combinations, text_files_of
+from baking import CHOICES, ROOM_OPTIONS, files_of, name_of, room_combinations, text_files_of
 from formats import parse
+from stage import TEMPLATE_FOLDER
 
 from template_extensions import PYTHON_VERSIONS
 
@@ -135,13 +136,11 @@ def test_names_are_the_answers(bake: Callable[..., Path]) -> None:
                 assert stray not in text, f"{path}: {stray}"
 
 
-def test_every_file_of_the_template_is_in_some_bake(combinations: Combinations) -> None:
+def test_every_file_of_the_template_is_in_some_bake(template: Path, combinations: Combinations) -> None:
     """A file that no combination emits is dead."""
     emitted = set().union(*(files_of(project) for _, project in combinations))
-    from test_strays import source_files
-
-    for source in source_files():
-        path = source.relative_to(SOURCE)
+    for name in files_of(template / TEMPLATE_FOLDER):
+        path = Path(name)
         if path.parts[0] == ".rooms":
             path = Path(*path.parts[3:])
         assert path.as_posix() in emitted, path
