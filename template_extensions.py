@@ -35,9 +35,7 @@ _LOCAL_PART = re.compile(r"[A-Za-z0-9_%+-]+(?:\.[A-Za-z0-9_%+-]+)*")
 _SLUG = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 # Controls, surrogates and line separators break files; what turns the direction of text hides what it says.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_FORBIDDEN_CHARACTERS = frozenset(
-    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\ufeff"
-)
+_FORBIDDEN_CHARACTERS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c\ufeff")
 
 
 class BadAnswer(click.ClickException):
@@ -163,9 +161,7 @@ def quoted(value: str) -> str:
 def md(value: str) -> str:
     """Write text into Markdown so that every character of it is shown and none of it is markup."""
     escaped = re.sub(r"([\\`*_\[\]<>&#|~$])", r"\\\1", value)
-    return re.sub(
-        r"^([-+=]|\d+(?=[.)]))", lambda m: rf"\{m[1]}" if not m[1].isdigit() else f"{m[1]}\\", escaped
-    )
+    return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: rf"\{m[1]}" if not m[1].isdigit() else f"{m[1]}\\", escaped)
 
 
 class Answers(Extension):

@@ -19,9 +19,11 @@ ROOMS = {
     "monitoring": {
         "prometheus": [
             "ops/alertmanager",
+            "ops/check/rooms/monitoring.py",
             "ops/compose/rooms/monitoring.yaml",
             "ops/grafana",
             "ops/prometheus",
+            "tests/ops/test_monitoring.py",
         ],
     },
     "object_storage": {
@@ -50,9 +52,7 @@ def baked_files(room: str) -> list[str]:
     if not os.path.isdir(source):
         return [room]
     return [
-        os.path.relpath(os.path.join(folder, name), TEMPLATE)
-        for folder, _, names in os.walk(source)
-        for name in names
+        os.path.relpath(os.path.join(folder, name), TEMPLATE) for folder, _, names in os.walk(source) for name in names
     ]
 
 

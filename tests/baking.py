@@ -23,9 +23,7 @@ from stage import TEMPLATE_FOLDER
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / TEMPLATE_FOLDER
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-CHOICES = {
-    name: answers for name, answers in QUESTIONS.items() if isinstance(answers, list) and name[0] != "_"
-}
+CHOICES = {name: answers for name, answers in QUESTIONS.items() if isinstance(answers, list) and name[0] != "_"}
 # The questions whose answers drop rooms; what the others change is a word here and there.
 ROOM_OPTIONS = [name for name in CHOICES if name != "license"]
 
@@ -40,9 +38,7 @@ def room_combinations() -> list[dict[str, str]]:
 
 def name_of(answers: Mapping[str, str]) -> str:
     """A readable test id: the answers that are not the default."""
-    special = [
-        f"{k}={v}" for k, v in answers.items() if v != (CHOICES[k][0] if k in CHOICES else QUESTIONS.get(k))
-    ]
+    special = [f"{k}={v}" for k, v in answers.items() if v != (CHOICES[k][0] if k in CHOICES else QUESTIONS.get(k))]
     return ",".join(special) or "default"
 
 
@@ -135,10 +131,7 @@ def files_of(project: Path) -> dict[str, bytes]:
 
 def modes_of(project: Path) -> dict[str, int]:
     """Every file's and folder's permission bits, by its path."""
-    return {
-        path.relative_to(project).as_posix(): path.lstat().st_mode & 0o7777
-        for path in sorted(project.rglob("*"))
-    }
+    return {path.relative_to(project).as_posix(): path.lstat().st_mode & 0o7777 for path in sorted(project.rglob("*"))}
 
 
 def text_files_of(project: Path) -> dict[str, str]:

@@ -31,9 +31,7 @@ def default_project(template: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def combinations(
-    template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[tuple[dict[str, str], Path]]:
+def combinations(template: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, str], Path]]:
     """Every combination of the answers that drop rooms, baked; read them, do not run them."""
     folder = tmp_path_factory.mktemp("combinations")
     return [

@@ -70,10 +70,7 @@ BAD = [
     ("project_slug", "new\nline"),
     ("project_slug", "trailing\n"),
     ("project_slug", "x" * (SLUG_LENGTH + 1)),
-    *(
-        ("project_slug", slug)
-        for slug in ("app", "test", "tests", "redis", "celery", "class", "json", "con", "lpt1")
-    ),
+    *(("project_slug", slug) for slug in ("app", "test", "tests", "redis", "celery", "class", "json", "con", "lpt1")),
     ("description", "\t"),
     ("description", "x" * (TEXT_LENGTHS["description"] + 1)),
     ("author", "a\r\nb"),
@@ -136,9 +133,7 @@ def test_a_good_answer_has_none(question: str, answer: str) -> None:
 def test_every_free_text_question_is_checked_right_behind_itself() -> None:
     """A person learns of a bad answer before the next question, and no question is forgotten."""
     names = list(QUESTIONS)
-    free = [
-        name for name, default in QUESTIONS.items() if isinstance(default, str) and not name.startswith("_")
-    ]
+    free = [name for name, default in QUESTIONS.items() if isinstance(default, str) and not name.startswith("_")]
     assert sorted(free) == sorted(FREE_TEXT)
     for question in free:
         assert names[names.index(question) + 1] == f"__{question}"
@@ -288,9 +283,7 @@ def test_a_hostile_text_gives_a_valid_project(bake: Callable[..., Path], text: s
     assert answer in (project / "LICENSE").read_text()
 
 
-@pytest.mark.parametrize(
-    "name", [*HOSTILE.values(), "Redis", "日本語", "!!!", "1", "x" * 60, "a" * 39 + " b", "app"]
-)
+@pytest.mark.parametrize("name", [*HOSTILE.values(), "Redis", "日本語", "!!!", "1", "x" * 60, "a" * 39 + " b", "app"])
 def test_a_slug_can_be_derived_from_any_name(name: str) -> None:
     """The suggested slug passes its own check, whatever the name."""
     assert fault_of("project_slug", suggested_slug(name)) is None
@@ -309,7 +302,5 @@ def test_every_requirement_is_a_reserved_name() -> None:
 
 def test_every_folder_of_the_project_is_a_reserved_name() -> None:
     """A project named as one of its own folders is confusing at best."""
-    folders = {
-        path.name for path in SOURCE.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))
-    }
+    folders = {path.name for path in SOURCE.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
     assert folders - RESERVED_SLUGS == set()

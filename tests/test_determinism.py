@@ -57,9 +57,7 @@ def other_pythons() -> list[str]:
     return [path for version, path in sorted(found.items()) if version != sys.version_info[:2]]
 
 
-def baked(
-    template: Path, output: Path, *, python: str = sys.executable
-) -> tuple[dict[str, bytes], dict[str, int]]:
+def baked(template: Path, output: Path, *, python: str = sys.executable) -> tuple[dict[str, bytes], dict[str, int]]:
     """Bake by the command line, and return contents and modes."""
     result = command_line(template, output, "--no-input", *ANSWERS, python=python)
     assert result.returncode == 0, result.stderr
@@ -75,9 +73,7 @@ def test_two_bakes_are_the_same(bake: Callable[..., Path], answers: dict[str, st
     assert modes_of(first) == modes_of(second)
 
 
-def test_the_surroundings_do_not_matter(
-    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_surroundings_do_not_matter(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another folder, time zone, language, hash seed, user and age of the template's files: the same bake."""
     first = baked(template, tmp_path / "one")
     elsewhere = tmp_path / "else where"
@@ -89,9 +85,7 @@ def test_the_surroundings_do_not_matter(
     assert baked(elsewhere, tmp_path / "two") == first
 
 
-def test_another_python_bakes_the_same(
-    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_python_bakes_the_same(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answers decide, not the interpreter that happens to run cookiecutter."""
     pythons = other_pythons()
     if not pythons:

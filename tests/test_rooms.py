@@ -36,9 +36,7 @@ def test_every_listed_path_is_a_room(option: str, answer: str, room: str) -> Non
 
 
 @pytest.mark.parametrize(("option", "answer", "room"), LISTED)
-def test_a_room_is_there_exactly_when_chosen(
-    combinations: Combinations, option: str, answer: str, room: str
-) -> None:
+def test_a_room_is_there_exactly_when_chosen(combinations: Combinations, option: str, answer: str, room: str) -> None:
     """Whatever the other answers are."""
     for answers, project in combinations:
         assert (project / room).exists() == (answers[option] == answer), name_of(answers)
@@ -115,9 +113,9 @@ def test_the_overlay_differs_in_the_one_line() -> None:
 def test_the_hook_needs_only_the_bare_interpreter() -> None:
     """It runs in every bake: what it imports is what costs."""
     tree = ast.parse((SOURCE.parent / "hooks" / "post_gen_project.py").read_text())
-    imported = {
-        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
-    } | {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names} | {
+        str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+    }
     assert imported <= {"os", "shutil", "sys"}
 
 

@@ -33,9 +33,7 @@ def source_files() -> list[Path]:
         path
         for path in sorted(SOURCE.rglob("*"))
         if path.is_file()
-        and not any(
-            fnmatch.fnmatch(part, junk) for part in path.relative_to(SOURCE).parts for junk in LEFT_BEHIND
-        )
+        and not any(fnmatch.fnmatch(part, junk) for part in path.relative_to(SOURCE).parts for junk in LEFT_BEHIND)
     ]
 
 
@@ -100,9 +98,7 @@ def test_no_link_is_in_the_template() -> None:
 
 def test_no_tag_is_left(combinations: Combinations) -> None:
     """Neither one of ours nor one of the delimiters that other templates use for their answers."""
-    stray = re.compile(
-        r"<<[%#]|<< ?\(?cookiecutter|[%#]>>|\{\{ ?-?\s*cookiecutter|\bcookiecutter\b", re.IGNORECASE
-    )
+    stray = re.compile(r"<<[%#]|<< ?\(?cookiecutter|[%#]>>|\{\{ ?-?\s*cookiecutter|\bcookiecutter\b", re.IGNORECASE)
     for answers, project in combinations:
         for path, text in text_files_of(project).items():
             if match := stray.search(text):
@@ -134,17 +130,13 @@ def test_the_words_of_a_room_are_there_when_it_is_chosen(combinations: Combinati
     for answers, project in combinations:
         for (option, answer), words in WORDS.items():
             if answers[option] == answer:
-                assert any(
-                    re.search(words, text, re.IGNORECASE) for text in text_files_of(project).values()
-                ), words
+                assert any(re.search(words, text, re.IGNORECASE) for text in text_files_of(project).values()), words
 
 
 def test_no_folder_is_empty(combinations: Combinations) -> None:
     """A folder goes with its last file."""
     for answers, project in combinations:
-        empty = [
-            str(p.relative_to(project)) for p in project.rglob("*") if p.is_dir() and not any(p.iterdir())
-        ]
+        empty = [str(p.relative_to(project)) for p in project.rglob("*") if p.is_dir() and not any(p.iterdir())]
         assert empty == [], name_of(answers)
 
 
@@ -163,9 +155,7 @@ def test_blocks_leave_no_ragged_edges(combinations: Combinations) -> None:
 
 def test_no_registry_and_no_machine_is_named() -> None:
     """Where packages come from is the machine's business, and so is where this repository lies."""
-    hosts = "|".join(
-        ("pypi" + r"\.org", "python" + "hosted", "registry\\." + "npmjs", "--(extra-)?index" + "-url")
-    )
+    hosts = "|".join(("pypi" + r"\.org", "python" + "hosted", "registry\\." + "npmjs", "--(extra-)?index" + "-url"))
     forbidden = re.compile(rf"{hosts}|{re.escape(str(ROOT))}\b")
     own = [
         path

@@ -52,9 +52,7 @@ def test_every_combination_is_rendered_and_parsed(
 
 
 def _run(*command: str | Path, cwd: Path) -> None:
-    result = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300
-    )
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
     assert result.returncode == 0, f"{command[0]}: {result.stdout[-3000:]}{result.stderr[-3000:]}"
 
 

@@ -144,9 +144,7 @@ def pdf(pages: list[list[str]]) -> bytes:
     for heading, paragraph in pages:
         lines = re.findall(r".{1,80}(?:\s|$)", paragraph)
         drawn = [f"BT /F1 18 Tf 72 760 Td ({heading}) Tj ET"]
-        drawn += [
-            f"BT /F1 11 Tf 72 {730 - 16 * row} Td ({line.strip()}) Tj ET" for row, line in enumerate(lines)
-        ]
+        drawn += [f"BT /F1 11 Tf 72 {730 - 16 * row} Td ({line.strip()}) Tj ET" for row, line in enumerate(lines)]
         stream = "\n".join(drawn).encode("latin-1")
         objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream))
         objects.append(
@@ -338,9 +336,7 @@ def found(client: Client, document: str, notes: list[str]) -> None:
         expect(time.monotonic() < deadline, f"still {status} after {WORK_SECONDS} s")
         # Six times a second: far below the rate limit that is shown later.
         time.sleep(0.15 if status != "ready" else 0)
-    results = client.send("POST", "/api/v1/documents/search", {"query": QUESTION, "limit": 3}).json()[
-        "results"
-    ]
+    results = client.send("POST", "/api/v1/documents/search", {"query": QUESTION, "limit": 3}).json()["results"]
     expect(results, "the search found nothing")
     best = results[0]
     expect(
@@ -370,9 +366,7 @@ def check_headers(client: Client, notes: list[str]) -> None:
             f"{path} is refused without a problem document",
         )
     stranger = Client(client.url).send("GET", "/api/v1/accounts/me", expected=401)
-    expect(
-        stranger.json()["request_id"] == stranger.headers["X-Request-ID"], "the error names another request"
-    )
+    expect(stranger.json()["request_id"] == stranger.headers["X-Request-ID"], "the error names another request")
     notes.append("security headers once each, /metrics hidden, problem documents")
 
 
@@ -424,16 +418,10 @@ def check(service: Service, phases: Phases) -> None:
         expect(PASSWORD not in json.dumps(person), "the answer repeats the password")
         notes.append(EMAIL)
     with phases.phase("sign in") as notes:
-        client.send(
-            "POST", "/api/v1/accounts/sign-in", {"email": EMAIL, "password": "wrong-password"}, expected=401
-        )
-        signed = client.send(
-            "POST", "/api/v1/accounts/sign-in", {"email": EMAIL, "password": PASSWORD}
-        ).json()
+        client.send("POST", "/api/v1/accounts/sign-in", {"email": EMAIL, "password": "wrong-password"}, expected=401)
+        signed = client.send("POST", "/api/v1/accounts/sign-in", {"email": EMAIL, "password": PASSWORD}).json()
         client.token = signed["access_token"]
-        expect(
-            client.send("GET", "/api/v1/accounts/me").json()["email"] == EMAIL, "somebody else is signed in"
-        )
+        expect(client.send("GET", "/api/v1/accounts/me").json()["email"] == EMAIL, "somebody else is signed in")
         notes.append("a wrong password is refused")
     with phases.phase("upload PDF") as notes:
         content = pdf(PAGES)
@@ -490,9 +478,7 @@ def interrupt(_signal: int, _frame: object) -> None:
 
 def main() -> None:
     """Run by the Makefile."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="stop after the check")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where to bake; emptied first")
     options = parser.parse_args()
