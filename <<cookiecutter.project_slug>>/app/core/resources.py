@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from redis.asyncio import Redis
 
 from app.core.ai import Embedder, create_embedder
-from app.core.cache import Cache
+from app.core.cache import ONE_RETRY, Cache
 from app.core.db import Database
 from app.core.settings import Settings
 from app.core.storage import Storage
@@ -33,7 +33,9 @@ class Broker:
     name = "broker"
 
     def __init__(self, settings: Settings) -> None:
-        self.redis: Redis = Redis.from_url(settings.broker.address(), socket_timeout=2, socket_connect_timeout=2)
+        self.redis: Redis = Redis.from_url(
+            settings.broker.address(), socket_timeout=2, socket_connect_timeout=2, retry=ONE_RETRY
+        )
 
     async def check(self) -> None:
         """Raise when Redis does not answer."""
@@ -81,8 +83,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         yield Resources(settings, db, cache, broker, storage, publisher, embedder)
 
 
-def app_resources(request: Request) -> Resources:
-    """The resources of the application that handles this request."""
+async def app_resources(request: Request) -> Resources:
+    """The resources of the application that handles this request. A plain function would run in a thread, every time."""
     resources: Resources = request.app.state.resources
     return resources
 
