@@ -14,11 +14,13 @@ ROOMS = {
             "requirements/feature-documents.in",
             "requirements/feature-documents.txt",
             "tests/features/documents",
+            "tests/system/test_documents.py",
         ],
     },
     "monitoring": {
         "prometheus": [
             "ops/alertmanager",
+            "ops/check/rooms/monitoring.py",
             "ops/check/rooms/monitoring.py",
             "ops/compose/rooms/monitoring.yaml",
             "ops/grafana",

@@ -1,18 +1,20 @@
 """`make check`: run every checker, several at once, and list at the end all that failed.
 
-`python -m ops.check lint types` runs those only; `SKIP=promtool,amtool` leaves some out.
+`python -m ops.check lint types` runs those only; `SKIP=zizmor,shell` leaves some out.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from ops.check import compose, monitoring, nginx
+from ops.check import compose, nginx, rooms
 from ops.check.tools import Check, Findings, Unavailable, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +22,7 @@ WORKFLOWS = ".github/workflows/*.yml"
 SCHEMA = ("check-jsonschema", "--builtin-schema")
 
 #: The slowest first, so that none is waited for alone.
-CHECKS: tuple[Check, ...] = (
+OWN: tuple[Check, ...] = (
     Check("types", command("mypy")),
     Check("compose", compose.check, "compose.yaml"),
     Check(
@@ -45,15 +47,13 @@ CHECKS: tuple[Check, ...] = (
         command(*SCHEMA, "vendor.compose-spec", "compose.yaml", "ops/compose/**/*.yaml"),
         "compose.yaml",
     ),
-    Check(
-        "promtool",
-        monitoring.checking("promtool", "check", "config", "ops/prometheus/prometheus.yml"),
-        "ops/prometheus",
-    ),
-    Check(
-        "amtool", monitoring.checking("amtool", "check-config", "ops/alertmanager/alertmanager.yml"), "ops/alertmanager"
-    ),
 )
+
+
+def checks() -> list[Check]:
+    """The project's own checks and those of its rooms."""
+    names = [module.name for module in pkgutil.iter_modules(rooms.__path__)]
+    return [*OWN, *(check for name in names for check in importlib.import_module(f"{rooms.__name__}.{name}").CHECKS)]
 
 
 def timed(check: Check, root: Path) -> tuple[Findings, float]:
@@ -77,10 +77,11 @@ def main(names: Sequence[str], root: Path = ROOT) -> int:
         The exit code.
     """
     skipped = {name for name in os.environ.get("SKIP", "").split(",") if name}
-    if unknown := ({*names} | skipped) - {check.name for check in CHECKS}:
+    known = checks()
+    if unknown := ({*names} | skipped) - {check.name for check in known}:
         print(f"check: no such check: {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    chosen = [check for check in CHECKS if check.name in names] if names else [c for c in CHECKS if c.applies(root)]
+    chosen = [check for check in known if (check.name in names if names else check.applies(root))]
     for check in chosen:
         if check.name in skipped:
             print(f"  skip  {check.name}", flush=True)

@@ -12,8 +12,6 @@ from ops.check.tools import Findings, Unavailable, find, findings, run
 
 ENVIRONMENTS = ("dev", "stage", "prod")
 REQUIRED = re.compile(r"\$\{([A-Z][A-Z0-9_]*):\?")
-#: Runs once as root with one capability, because a fresh volume belongs to root.
-MAY_BE_ROOT = {"minio-volume"}
 
 
 def files(root: Path, environment: str) -> list[Path]:
@@ -83,7 +81,9 @@ def faults(environment: str, name: str, service: dict[str, Any]) -> list[str]:
         "can write to its file system: read_only": not service.get("read_only"),
         "keeps capabilities: cap_drop": service.get("cap_drop") != ["ALL"],
         "may gain privileges: security_opt": "no-new-privileges:true" not in service.get("security_opt", ()),
-        "runs as root: user": name not in MAY_BE_ROOT and str(service.get("user", "0")).split(":")[0] in ("0", "root"),
+        "runs as root: user": str(service.get("user", "0")).split(":")[0] in ("0", "root")
+        # What prepares a fresh volume has to be root: it runs once and has no network.
+        and (service.get("restart"), service.get("network_mode")) != ("no", "none"),
         "has no limit of memory": not _limits(service).get("memory"),
         "has no limit of processes": not _limits(service).get("pids"),
         "has logs without end: logging": "max-size" not in service.get("logging", {}).get("options", {}),

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ops.check.tools import Findings, Unavailable, find, findings, run
+from ops.check.tools import Check, Findings, Unavailable, find, findings, run
 
 #: Debian's packages of the tools.
 PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
@@ -51,3 +51,9 @@ def checking(name: str, *arguments: str) -> Callable[[Path], Findings]:
         return findings(run(root, [tool(root, name), *arguments]))
 
     return check
+
+
+CHECKS = (
+    Check("promtool", checking("promtool", "check", "config", "ops/prometheus/prometheus.yml"), "ops/prometheus"),
+    Check("amtool", checking("amtool", "check-config", "ops/alertmanager/alertmanager.yml"), "ops/alertmanager"),
+)
