@@ -14,13 +14,14 @@ from uuid import UUID
 
 import structlog
 from pgvector import HalfVector
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Uuid, cast, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.ai import EmbeddingUnavailable
 from app.core.db import new_id
 from app.core.errors import NotFound, PayloadTooLarge, UnprocessableContent
+from app.core.outbox import OutboxTask, State
 from app.core.resources import Resources
 from app.core.storage import ObjectNotFound
 from app.core.tasks import enqueue
@@ -35,6 +36,7 @@ log = structlog.get_logger(__name__)
 
 PREFIX = "documents/"
 MAX_TITLE = 200
+GIVEN_UP = "The file could not be processed. Upload it again to have another try."
 # Texts given to the embedder at once; between two calls the lease of the task is renewed.
 EMBED_AT_ONCE = 256
 # Rows in one INSERT: each goes through the HNSW index at a few milliseconds, and a statement has a deadline.
@@ -331,7 +333,29 @@ async def _store(
         )
 
 
-# Keeping the object store in step
+# Keeping in step what a crash leaves apart
+
+
+async def fail_abandoned(resources: Resources) -> int:
+    """Fail the documents that wait for a task which is dead or gone; returns how many.
+
+    Document and task are written in one transaction, so there are none unless a worker was killed just after it had
+    given a task up.
+    """
+    at_work = select(cast(OutboxTask.args[0].astext, Uuid)).where(
+        OutboxTask.name == tasks.process.name, OutboxTask.state != State.DEAD
+    )
+    async with resources.db.transaction() as session:
+        failed = await session.scalars(
+            update(Document)
+            .where(Document.status.in_([Status.PENDING, Status.PROCESSING]), Document.id.not_in(at_work))
+            .values(status=Status.FAILED, error=GIVEN_UP, processed_at=func.now())
+            .returning(Document.id)
+        )
+        found = failed.all()
+    for document_id in found:
+        log.warning("document_abandoned", document_id=str(document_id))
+    return len(found)
 
 
 async def remove_object(resources: Resources, document_id: UUID) -> None:

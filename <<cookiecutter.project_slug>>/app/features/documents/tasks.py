@@ -10,13 +10,12 @@ from app.features.documents import service
 
 async def give_up(resources: Resources, document_id: str) -> None:
     """The last attempt to process a document has failed: tell its owner instead of leaving it at work for ever."""
-    await service.fail(
-        resources, UUID(document_id), "The file could not be processed. Upload it again to have another try."
-    )
+    await service.fail(resources, UUID(document_id), service.GIVEN_UP)
 
 
-# The longest document makes 20,000 passages; a minute is usual for one of a thousand pages.
-@task("documents.process", queue=Queue.MEDIUM, max_attempts=5, limit=timedelta(minutes=25), on_dead=give_up)
+# The largest document that the limits allow takes some eight minutes: four to read, two to embed over a network, two to
+# put 20,000 passages through the index. A usual one takes seconds.
+@task("documents.process", queue=Queue.MEDIUM, max_attempts=5, limit=timedelta(minutes=15), on_dead=give_up)
 async def process(resources: Resources, document_id: str) -> None:
     """Make a document searchable."""
     await service.process(resources, UUID(document_id))
@@ -28,10 +27,11 @@ async def remove_object(resources: Resources, document_id: str) -> None:
     await service.remove_object(resources, UUID(document_id))
 
 
-@task("documents.remove_orphans", queue=Queue.LOW, durable=False)
-async def remove_orphans(resources: Resources) -> None:
-    """Delete files that a crash left without a document."""
+@task("documents.reconcile", queue=Queue.LOW, durable=False)
+async def reconcile(resources: Resources) -> None:
+    """Mend what a crash left: files without a document, and documents that nobody works on any more."""
     await service.remove_orphans(resources)
+    await service.fail_abandoned(resources)
 
 
-SCHEDULE = {"documents.remove_orphans": Periodic(remove_orphans, timedelta(hours=1))}
+SCHEDULE = {"documents.reconcile": Periodic(reconcile, timedelta(hours=1))}

@@ -49,6 +49,16 @@ async def outbox(resources: "Resources") -> list[tuple[str, str]]:
         return [(row.name, row.state) for row in rows]
 
 
+async def time_passes(resources: "Resources") -> None:
+    """Make every waiting task due, as the sweep does when its time has come."""
+    from sqlalchemy import update
+
+    from app.core.outbox import OutboxTask, State
+
+    async with resources.db.transaction() as session:
+        await session.execute(update(OutboxTask).where(OutboxTask.state == State.WAITING).values(state=State.PENDING))
+
+
 async def look(client: httpx.AsyncClient, headers: dict[str, str], document_id: str) -> dict[str, Any]:
     """The document as its owner sees it."""
     found: dict[str, Any] = (await client.get(f"{URL}/{document_id}", headers=headers)).json()
@@ -142,6 +152,26 @@ async def test_a_document_deleted_before_its_task_needs_none(
     assert await passages_of(resources, document["id"]) == []
 
 
+async def test_a_document_deleted_during_its_task_stays_deleted(
+    upload: Upload, client: httpx.AsyncClient, auth_headers: dict[str, str], resources: "Resources"
+) -> None:
+    """A deletion while the passages are being embedded wins: none are stored, and nothing fails."""
+    from app.core.ai import OfflineEmbedder
+    from app.features.documents.tasks import process
+
+    document = await upload(b"Text that goes while it is read.")
+
+    class DeletingMeanwhile(OfflineEmbedder):
+        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            answer = await client.delete(f"{URL}/{document['id']}", headers=auth_headers)
+            assert answer.status_code == 204
+            return await super().embed(texts)
+
+    await process(replace(resources, embedder=DeletingMeanwhile()), document["id"])
+    assert (await client.get(f"{URL}/{document['id']}", headers=auth_headers)).status_code == 404
+    assert await passages_of(resources, document["id"]) == []
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -218,6 +248,7 @@ async def test_a_provider_that_is_away_delays_and_does_not_fail(
     assert await execute(without_provider, process, row.id, row.args) == "retried"
     assert (await look(client, auth_headers, document["id"]))["status"] == "processing"
     assert await outbox(resources) == [("documents.process", "waiting")]
+    await time_passes(resources)
     assert await run_tasks() == ["done"]
     assert (await look(client, auth_headers, document["id"]))["status"] == "ready"
 
@@ -240,7 +271,10 @@ async def test_after_the_last_attempt_the_owner_knows_and_may_try_again(
     document = await upload(b"Unlucky text.")
     async with resources.db.read() as session:
         row = (await session.scalars(select(OutboxTask))).one()
-    outcomes = [await execute(without_provider, process, row.id, row.args) for _ in range(process.max_attempts)]
+    outcomes = []
+    for _ in range(process.max_attempts):
+        outcomes.append(await execute(without_provider, process, row.id, row.args))
+        await time_passes(resources)
     assert outcomes == ["retried"] * (process.max_attempts - 1) + ["dead"]
     seen = await look(client, auth_headers, document["id"])
     assert seen["status"] == "failed"
@@ -269,9 +303,33 @@ async def test_an_upload_without_a_store_leaves_nothing(resources: "Resources", 
     assert await outbox(resources) == []
 
 
+async def test_a_document_that_nobody_works_on_is_given_up(
+    upload: Upload, resources: "Resources", client: httpx.AsyncClient, auth_headers: dict[str, str]
+) -> None:
+    """A worker killed between burying its task and telling the owner leaves "processing" with no task; the hourly task
+    tells the owner, and leaves alone what is still waiting for its turn."""
+    from sqlalchemy import update
+
+    from app.core.outbox import OutboxTask, State
+    from app.features.documents import tasks
+
+    waiting = await upload(b"Waiting text.")
+    abandoned = await upload(b"Abandoned text.")
+    async with resources.db.transaction() as session:
+        await session.execute(
+            update(OutboxTask).where(OutboxTask.args[0].astext == abandoned["id"]).values(state=State.DEAD)
+        )
+    await tasks.reconcile(resources)
+    assert (await look(client, auth_headers, waiting["id"]))["status"] == "pending"
+    seen = await look(client, auth_headers, abandoned["id"])
+    assert seen["status"] == "failed"
+    assert "Upload it again" in seen["error"]
+
+
 async def test_a_file_of_a_crashed_upload_is_found_and_deleted(resources: "Resources", upload: Upload) -> None:
     """An object without a row goes once it is old enough; young ones, and those with a row, stay."""
     from app.core.db import new_id
+    from app.features.documents import tasks
     from app.features.documents.service import remove_orphans
 
     document = await upload(b"Kept text.")
@@ -282,7 +340,7 @@ async def test_a_file_of_a_crashed_upload_is_found_and_deleted(resources: "Resou
     async def kept() -> set[str]:
         return {item.key for item in await resources.storage.list("documents/")}
 
-    await remove_orphans(resources)  # too young
+    await tasks.reconcile(resources)  # too young
     assert f"documents/{orphan}" in await kept()
     await remove_orphans(resources, now=datetime.now(UTC) + timedelta(days=8))  # beyond its reach
     assert f"documents/{orphan}" in await kept()
