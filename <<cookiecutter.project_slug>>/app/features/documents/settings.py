@@ -15,7 +15,7 @@ Language = Literal[
 
 
 class DocumentsSettings(FeatureSettings):
-    """Documents: what is taken, and how it is cut into passages."""
+    """What is taken, and how it is cut into passages."""
 
     prefix: ClassVar[str] = "DOCUMENTS_"
 
