@@ -192,7 +192,7 @@ class OpenAIEmbedder:
         self._opening = asyncio.Lock()
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """See `Embedder.embed`. Texts go in batches, one after the other, so that a large document does not flood
+        """See `Embedder.embed`. Texts go in batches, one after the other, so that a long text does not flood
         the provider's rate limit."""
         vectors: list[list[float]] = []
         for start in range(0, len(texts), self._batch):

@@ -46,7 +46,7 @@ async def test_offline_vectors_have_the_promised_shape() -> None:
 
 
 def test_offline_vectors_are_the_same_in_every_process() -> None:
-    """Nothing depends on Python's hash seed: a document embedded yesterday is found today."""
+    """Nothing depends on Python's hash seed: what was embedded yesterday is found today."""
     code = (
         "import asyncio, json; from app.core.ai import OfflineEmbedder;"
         "print(json.dumps(asyncio.run(OfflineEmbedder().embed(['The same text, twice.']))[0]))"
