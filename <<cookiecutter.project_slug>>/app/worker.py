@@ -6,6 +6,7 @@ A worker process holds one event loop and one set of resources, opened after the
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -46,7 +47,8 @@ class Process:
         """Work off one message."""
         assert self._runner
         assert self._resources
-        return self._runner.run(execute(self._resources, task, task_id, args))
+        # A context of its own: the runner's would keep one task's request id for the next.
+        return self._runner.run(execute(self._resources, task, task_id, args), context=copy_context())
 
     def close(self, **_: Any) -> None:
         """Before the process ends."""
@@ -76,7 +78,7 @@ def create_worker(settings: Settings | None = None, service: str = "worker") -> 
     configure_sentry(settings, service)
     app = celery_app(settings)
     process = Process(settings)
-    register(app, tasks(), process.run)
+    register(app, settings, tasks(), process.run)
     entries = {"sweep": Periodic(sweep_outbox, timedelta(seconds=settings.tasks.sweep_seconds))}
     for module in modules("tasks"):
         entries.update(getattr(module, "SCHEDULE", {}))

@@ -141,7 +141,7 @@ def auth_headers(principal: "Principal", headers_for: "Callable[[Principal], dic
 @pytest.fixture
 def run_tasks(resources: "Resources") -> Callable[[], Awaitable[list[str]]]:
     """Runs every task in the outbox here and now, by the code that a worker runs; returns the outcomes in order."""
-    from sqlalchemy import select
+    from sqlalchemy import select, update
 
     from app.core.outbox import OutboxTask, State
     from app.core.tasks import execute
@@ -152,6 +152,10 @@ def run_tasks(resources: "Resources") -> Callable[[], Awaitable[list[str]]]:
     async def run() -> list[str]:
         outcomes: list[str] = []
         seen: set[object] = set()
+        async with resources.db.transaction() as session:  # the wait for a further attempt is over
+            await session.execute(
+                update(OutboxTask).where(OutboxTask.state == State.WAITING).values(state=State.PENDING)
+            )
         while True:
             async with resources.db.read() as session:
                 rows = await session.scalars(

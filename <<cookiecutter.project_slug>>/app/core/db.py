@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
-from sqlalchemy import DateTime, MetaData, func, text
+from sqlalchemy import DateTime, MetaData, func, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
@@ -124,9 +124,12 @@ class Database:
         """A session whose work commits when the block ends, or rolls back when it raises."""
         with _translated():
             async with self._write() as session:
+                enqueued: list[OutboxTask] = []
+                session.info[OUTBOX] = enqueued
                 async with session.begin():
                     yield session
-                outbox = session.info.pop(OUTBOX, ())
+                # One that went with its savepoint has no row.
+                outbox = [task for task in enqueued if inspect(task).persistent]
         # Here the outermost transaction is over. SQLAlchemy's after_commit event would also fire for a savepoint.
         if outbox:
             await self._publish(self, outbox)

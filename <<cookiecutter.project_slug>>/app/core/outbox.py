@@ -67,8 +67,9 @@ class OutboxTask(Base):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A task that this worker may run now."""
+    """A task that this worker may run now. Its attempt counts as a fence: who lost the lease settles nothing any more."""
 
+    id: UUID
     attempts: int
     context: dict[str, str]
 
@@ -81,18 +82,18 @@ class Outbox:
         self._settings = settings
 
     async def mark_sent(self, ids: Sequence[UUID]) -> None:
-        """The broker has them. A worker may have been faster: then there is nothing to mark."""
+        """The broker has them. A worker may have been faster, and even have failed: then there is nothing to mark."""
         async with self._db.transaction() as session:
             await session.execute(
                 update(OutboxTask)
-                .where(OutboxTask.id.in_(ids), OutboxTask.state.in_([State.PENDING, State.WAITING]))
+                .where(OutboxTask.id.in_(ids), OutboxTask.state == State.PENDING)
                 .values(state=State.SENT, due_at=func.now() + timedelta(seconds=self._settings.redeliver_seconds))
             )
 
     async def claim(self, task_id: UUID) -> Claim | None:
-        """Take the task, or None when it is done already or another worker holds it."""
+        """Take the task; None when it is done, held by another worker, or waiting for its next attempt."""
         overdue = and_(OutboxTask.state == State.RUNNING, OutboxTask.due_at < func.now())
-        free = OutboxTask.state.in_([State.PENDING, State.SENT, State.WAITING])
+        free = OutboxTask.state.in_([State.PENDING, State.SENT])
         async with self._db.transaction() as session:
             row = (
                 await session.execute(
@@ -102,41 +103,28 @@ class Outbox:
                     .returning(OutboxTask.attempts, OutboxTask.context)
                 )
             ).one_or_none()
-        return Claim(row.attempts, row.context) if row else None
+        return Claim(task_id, row.attempts, row.context) if row else None
 
-    async def renew(self, task_id: UUID) -> None:
+    async def renew(self, claim: Claim) -> None:
         """The task is still being worked on."""
-        async with self._db.transaction() as session:
-            await session.execute(
-                update(OutboxTask)
-                .where(OutboxTask.id == task_id, OutboxTask.state == State.RUNNING)
-                .values(due_at=self._lease())
-            )
+        await self._settle(claim, due_at=self._lease())
 
     async def finish(self, task_id: UUID) -> None:
         """The task is done."""
         async with self._db.transaction() as session:
             await session.execute(delete(OutboxTask).where(OutboxTask.id == task_id))
 
-    async def retry(self, task_id: UUID, attempts: int, error: str) -> timedelta:
+    async def retry(self, claim: Claim, error: str) -> timedelta:
         """The task failed and runs again after a wait that doubles with each attempt; returns that wait."""
         # Jitter, so that what failed together does not come back together.
-        wait = min(self._settings.retry_seconds * 2 ** (attempts - 1), MAX_RETRY_SECONDS)
+        wait = min(self._settings.retry_seconds * 2 ** (claim.attempts - 1), MAX_RETRY_SECONDS)
         delay = timedelta(seconds=wait * random.uniform(0.5, 1.0))  # noqa: S311  # not for secrets
-        async with self._db.transaction() as session:
-            await session.execute(
-                update(OutboxTask)
-                .where(OutboxTask.id == task_id)
-                .values(state=State.WAITING, due_at=func.now() + delay, error=error)
-            )
+        await self._settle(claim, state=State.WAITING, due_at=func.now() + delay, error=error)
         return delay
 
-    async def bury(self, task_id: UUID, error: str) -> None:
-        """The task failed for the last time; it stays for a person to look at."""
-        async with self._db.transaction() as session:
-            await session.execute(
-                update(OutboxTask).where(OutboxTask.id == task_id).values(state=State.DEAD, error=error)
-            )
+    async def bury(self, claim: Claim, error: str) -> bool:
+        """The task failed for the last time; it stays for a person to look at. False when another worker has it now."""
+        return await self._settle(claim, state=State.DEAD, error=error)
 
     async def overdue(self) -> Sequence[OutboxTask]:
         """Tasks to send again, oldest first; each is handed out once per `send_grace_seconds`, whoever asks."""
@@ -149,15 +137,32 @@ class Outbox:
             .order_by(OutboxTask.due_at)
             .limit(SWEEP_BATCH)
             .with_for_update(skip_locked=True)
+            # Not a plain subquery, which PostgreSQL may run once for each row and so lock more than the limit.
+            .cte("chosen")
+            .prefix_with("MATERIALIZED")
         )
         async with self._db.transaction() as session:
             rows = await session.scalars(
                 update(OutboxTask)
-                .where(OutboxTask.id.in_(chosen.scalar_subquery()))
+                .where(OutboxTask.id.in_(select(chosen.c.id)))
                 .values(state=State.PENDING, due_at=func.now())
                 .returning(OutboxTask)
             )
             return rows.all()
+
+    async def _settle(self, claim: Claim, **values: Any) -> bool:
+        async with self._db.transaction() as session:
+            changed = await session.scalars(
+                update(OutboxTask)
+                .where(
+                    OutboxTask.id == claim.id,
+                    OutboxTask.state == State.RUNNING,
+                    OutboxTask.attempts == claim.attempts,
+                )
+                .values(**values)
+                .returning(OutboxTask.id)
+            )
+            return changed.one_or_none() is not None
 
     def _lease(self) -> Any:
         return func.now() + timedelta(seconds=self._settings.lease_seconds)

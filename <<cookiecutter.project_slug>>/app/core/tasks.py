@@ -13,10 +13,12 @@ ids, never objects. See `outbox` for why none is lost.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from math import ceil
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 from uuid import UUID
 
@@ -29,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.core import metrics
 from app.core.db import OUTBOX, Database, new_id
 from app.core.logging import request_id, user_id
-from app.core.outbox import Outbox, OutboxTask
+from app.core.outbox import Claim, Outbox, OutboxTask
 from app.core.settings import Settings
 from app.core.telemetry import capture
 
@@ -40,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 SEND_SECONDS = 3.0
+SENDERS = 4
+HARD_LIMIT_GRACE_SECONDS = 5.0
 
 
 class Queue(StrEnum):
@@ -67,6 +71,10 @@ class Task(Generic[P]):
     limit: timedelta | None = None
     durable: bool = True
     on_dead: Callable[..., Awaitable[None]] | None = None
+
+    def seconds(self, settings: Settings) -> float:
+        """Deadline of one attempt."""
+        return self.limit.total_seconds() if self.limit else settings.tasks.limit_seconds
 
     async def __call__(self, resources: "Resources", *args: P.args, **kwargs: P.kwargs) -> None:
         """Run it here and now, without a worker."""
@@ -112,9 +120,10 @@ def enqueue(session: AsyncSession, task: Task[P], *args: P.args, **kwargs: P.kwa
     assert task.durable, f"{task.name}: a periodic task is sent by beat"
     assert not kwargs, f"{task.name}: arguments are positional, as they are kept as a list"
     context = {"request_id": request_id.get(), "user_id": user_id.get()}
+    assert OUTBOX in session.info, f"{task.name}: enqueued outside of `db.transaction()`, it would never be kept"
     row = OutboxTask(id=new_id(), name=task.name, args=list(args), queue=task.queue.value, context=context)
     session.add(row)
-    session.info.setdefault(OUTBOX, []).append(row)
+    session.info[OUTBOX].append(row)
     return row.id
 
 
@@ -124,19 +133,24 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._celery = celery_app(settings)
+        # By default sending waits as long as receiving, and a thread cannot be interrupted.
+        self._celery.conf.broker_transport_options["socket_timeout"] = SEND_SECONDS
+        # Threads of its own: a silent broker holds up these and nothing else that runs in threads.
+        self._threads = ThreadPoolExecutor(SENDERS, thread_name_prefix="publisher")
 
     async def publish(self, db: Database, rows: Sequence[OutboxTask]) -> None:
         """Send committed tasks. When the broker is away they stay in the outbox, and the sweep sends them later."""
         try:
             # Celery's client is synchronous: half a millisecond when all is well, its deadline when the broker is away.
-            await asyncio.wait_for(asyncio.to_thread(self._send, rows), SEND_SECONDS)
-        except Exception as error:  # noqa: BLE001  # whatever keeps a message from leaving, the outbox has it
+            sending = asyncio.get_running_loop().run_in_executor(self._threads, self._send, rows)
+            await asyncio.wait_for(sending, SEND_SECONDS)
+            await Outbox(db, self._settings.tasks).mark_sent([row.id for row in rows])
+        except Exception as error:  # noqa: BLE001  # the data is committed, and whatever went wrong, the outbox has it
             log.warning("tasks_not_sent", count=len(rows), error=repr(error))
-            return
-        await Outbox(db, self._settings.tasks).mark_sent([row.id for row in rows])
 
     async def close(self) -> None:
         """Close the connections to the broker."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._celery.close)
 
     def _send(self, rows: Sequence[OutboxTask]) -> None:
@@ -160,17 +174,29 @@ async def sweep_outbox(resources: "Resources") -> None:
 
 
 async def execute(resources: "Resources", task: Task[Any], task_id: UUID, args: Sequence[Any]) -> str:
-    """Run one delivered message and settle its row.
+    """Run one delivered message, settle its row, count it and log it.
 
     Returns:
         The outcome: done, skipped (a repeated message), retried, dead or failed (not durable).
     """
+    started = time.perf_counter()
+    outcome = await _settled(resources, task, task_id, args)
+    seconds = time.perf_counter() - started
+    metrics.TASKS.labels(task.name, outcome).inc()
+    metrics.TASK_SECONDS.labels(task.name).observe(seconds)
+    if task.durable:  # what runs every few seconds would be most of the log
+        log.info(
+            "task", task=task.name, task_id=str(task_id), outcome=outcome, milliseconds=round(seconds * 1000, 2)
+        )
+    return outcome
+
+
+async def _settled(resources: "Resources", task: Task[Any], task_id: UUID, args: Sequence[Any]) -> str:
     if not task.durable:
         return "done" if await _attempt(resources, task, args) is None else "failed"
     outbox = Outbox(resources.db, resources.settings.tasks)
     claim = await outbox.claim(task_id)
     if claim is None:
-        log.info("task_skipped", task=task.name, task_id=str(task_id))
         return "skipped"
     request_id.set(claim.context.get("request_id", ""))
     user_id.set(claim.context.get("user_id", ""))
@@ -178,7 +204,7 @@ async def execute(resources: "Resources", task: Task[Any], task_id: UUID, args: 
         # Attempts that ended without an answer: the task kills its worker. Not again.
         error: str | None = "the worker died during every attempt"
     else:
-        renewal = asyncio.create_task(_keep_lease(outbox, task_id, resources.settings.tasks.lease_seconds / 3))
+        renewal = asyncio.create_task(_keep_lease(outbox, claim, resources.settings.tasks.lease_seconds / 3))
         try:
             error = await _attempt(resources, task, args)
         finally:
@@ -189,14 +215,14 @@ async def execute(resources: "Resources", task: Task[Any], task_id: UUID, args: 
         await outbox.finish(task_id)
         return "done"
     if claim.attempts < task.max_attempts:
-        delay = await outbox.retry(task_id, claim.attempts, error)
+        delay = await outbox.retry(claim, error)
         log.warning(
             "task_retried", task=task.name, task_id=str(task_id), attempt=claim.attempts, seconds=delay.total_seconds()
         )
         return "retried"
-    await outbox.bury(task_id, error)
+    buried = await outbox.bury(claim, error)
     log.error("task_dead", task=task.name, task_id=str(task_id), error=error)
-    if task.on_dead:
+    if buried and task.on_dead:
         try:
             await task.on_dead(resources, *args)
         except Exception as failure:  # the task stays dead whatever its feature makes of it
@@ -207,9 +233,8 @@ async def execute(resources: "Resources", task: Task[Any], task_id: UUID, args: 
 
 async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any]) -> str | None:
     """One attempt; None, or what went wrong."""
-    limit = task.limit.total_seconds() if task.limit else resources.settings.tasks.limit_seconds
     try:
-        async with asyncio.timeout(limit):
+        async with asyncio.timeout(task.seconds(resources.settings)):
             await task.function(resources, *args)
     except Exception as error:  # a task may fail in any way; the outbox decides what follows
         log.exception("task_failed", task=task.name)
@@ -218,13 +243,13 @@ async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any])
     return None
 
 
-async def _keep_lease(outbox: Outbox, task_id: UUID, every: float) -> None:
+async def _keep_lease(outbox: Outbox, claim: Claim, every: float) -> None:
     while True:
         await asyncio.sleep(every)
         try:
-            await outbox.renew(task_id)
+            await outbox.renew(claim)
         except Exception as error:  # noqa: BLE001  # the database may be back before the lease runs out
-            log.warning("lease_not_renewed", task_id=str(task_id), error=repr(error))
+            log.warning("lease_not_renewed", task_id=str(claim.id), error=repr(error))
 
 
 def celery_app(settings: Settings) -> Celery:
@@ -264,27 +289,27 @@ def celery_app(settings: Settings) -> Celery:
     return app
 
 
-def register(app: Celery, tasks: Iterable[Task[Any]], run: Callable[[Task[Any], UUID, Sequence[Any]], str]) -> None:
+def register(
+    app: Celery, settings: Settings, tasks: Iterable[Task[Any]], run: Callable[[Task[Any], UUID, Sequence[Any]], str]
+) -> None:
     """Make `tasks` known to a worker.
 
     Args:
         app: the worker's application.
+        settings: deadlines.
         tasks: what the worker can do.
         run: executes one message in this process and returns the outcome.
     """
     for declared in tasks:
-        app.task(name=declared.name, bind=True, queue=declared.queue.value)(_body(declared, run))
+        # What blocks the event loop does not notice its own deadline, and would hold a process of every attempt for
+        # good; Celery kills that process.
+        hard_limit = ceil(declared.seconds(settings) + HARD_LIMIT_GRACE_SECONDS)
+        app.task(name=declared.name, bind=True, queue=declared.queue.value, time_limit=hard_limit)(_body(declared, run))
 
 
 def _body(declared: Task[Any], run: Callable[[Task[Any], UUID, Sequence[Any]], str]) -> Callable[..., None]:
     def body(self: Any, *args: Any) -> None:
-        started = time.perf_counter()
-        outcome = run(declared, UUID(self.request.id), args)
-        seconds = time.perf_counter() - started
-        metrics.TASKS.labels(declared.name, outcome).inc()
-        metrics.TASK_SECONDS.labels(declared.name).observe(seconds)
-        if declared.durable:  # what runs every few seconds would be most of the log
-            log.info("task", task=declared.name, outcome=outcome, milliseconds=round(seconds * 1000, 2))
+        run(declared, UUID(self.request.id), args)
 
     return body
 
