@@ -4,7 +4,9 @@ Each feature's revisions are a branch of their own below `migrations/versions/<f
 without leaving a gap. "Newest" therefore means all heads.
 """
 
+import os
 from functools import cache
+from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
@@ -31,6 +33,12 @@ def upgrade() -> None:
     command.upgrade(alembic_config(), "heads")
 
 
+def _numbers(folder: Path) -> list[str]:
+    """The numbers of the revisions in a feature's folder, in order."""
+    beginning = f"{folder.name}_"
+    return sorted(path.name.removeprefix(beginning)[:4] for path in folder.glob(f"{beginning}[0-9]*.py"))
+
+
 def new_revision(feature: str, message: str) -> None:
     """Write a migration of `feature` from the difference between its models and the database.
 
@@ -39,10 +47,14 @@ def new_revision(feature: str, message: str) -> None:
         message: what it does; becomes part of the file's name.
     """
     config = alembic_config()
-    folder = ROOT / "migrations" / "versions" / feature
-    own = sorted(path.name.split("_", 2)[1] for path in folder.glob(f"{feature}_[0-9]*.py"))
-    core = sorted(path.name.split("_", 2)[1] for path in folder.with_name("core").glob("core_[0-9]*.py"))
+    versions = ROOT / "migrations" / "versions"
+    folder = versions / feature
+    own, core = _numbers(folder), _numbers(versions / "core")
     folder.mkdir(exist_ok=True)
+    # Alembic writes only to folders that are named one by one; to read, it finds them itself.
+    folders = os.pathsep.join(sorted(str(path) for path in versions.iterdir() if path.is_dir()))
+    config.set_main_option("version_locations", folders.replace("%", "%%"))
+    config.set_main_option("recursive_version_locations", "false")
     command.revision(
         config,
         message=message,

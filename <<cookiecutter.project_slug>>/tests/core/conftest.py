@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -143,6 +144,17 @@ def settings_with(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
             return load_settings(settings_of_features())
 
     return load
+
+
+@pytest.fixture
+def project_copy(tmp_path: Path) -> Path:
+    """A copy of the project's code that a test may write to."""
+    copy = tmp_path / "project"
+    for folder in ("app", "migrations"):
+        shutil.copytree(EXTRA.parents[2] / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "alembic.ini", ".env.example"):
+        shutil.copy(EXTRA.parents[2] / file, copy / file)
+    return copy
 
 
 @pytest.fixture(scope="session")

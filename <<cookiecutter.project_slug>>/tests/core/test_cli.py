@@ -1,7 +1,6 @@
 """The command line: chores say in one line what is wrong, and processes come and go without a trace."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -30,17 +29,6 @@ def cli(environment: dict[str, str], *arguments: str, cwd: Path = ROOT) -> subpr
         text=True,
         timeout=60,
     )
-
-
-@pytest.fixture
-def project_copy(tmp_path: Path) -> Path:
-    """A copy of the project's code that a test may write to."""
-    copy = tmp_path / "project"
-    for folder in ("app", "migrations"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "alembic.ini", ".env.example"):
-        shutil.copy(ROOT / file, copy / file)
-    return copy
 
 
 def test_settings_init_writes_once(project_copy: Path, environment_without_settings: dict[str, str]) -> None:
