@@ -6,7 +6,9 @@ from typing import Any
 import orjson
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError  # noqa: A004  # redis-py's name for it
 
 from app.core import metrics
 from app.core.settings import Cache as CacheSettings
@@ -15,6 +17,9 @@ log = structlog.get_logger(__name__)
 
 # A cache that is slower than this is worse than none.
 DEADLINE_SECONDS = 0.5
+# A connection that Redis closed meanwhile shows when it is used; a new one is tried, once and at once. By default
+# redis-py waits and tries for seconds, and repeats what ran into its deadline.
+ONE_RETRY = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
 
 
 class Cache:
@@ -28,6 +33,7 @@ class Cache:
             settings.address(),
             socket_timeout=DEADLINE_SECONDS,
             socket_connect_timeout=DEADLINE_SECONDS,
+            retry=ONE_RETRY,
         )
 
     async def get_or_set(self, key: str, make: Callable[[], Awaitable[Any]], ttl_seconds: int | None = None) -> Any:

@@ -4,12 +4,15 @@ Loggers of libraries pass through the same chain as our own, because a filter on
 child loggers write. The chain masks personal data and secrets before anything is rendered.
 """
 
+import json
 import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
+from datetime import date
 from typing import Any
+from uuid import UUID
 
 import orjson
 import structlog
@@ -28,6 +31,10 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^:/?#\s]*):[^@/\s]+@")
 _HARMLESS_KEYS = frozenset({"tokens", "prompt_tokens", "completion_tokens", "token_count"})
 
 
+# What is written as it is.
+_PLAIN = (bool, int, float, date, UUID)
+
+
 def masked(value: Any) -> Any:
     """`value` with secrets and personal data replaced by `***`, at any depth."""
     if isinstance(value, str):
@@ -39,12 +46,16 @@ def masked(value: Any) -> Any:
         return {key: MASK if _secret_name(key) and item else masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [masked(item) for item in value]
-    return value
+    # Anything else is written as its repr, which may quote what a person sent: an exception does.
+    return value if value is None or isinstance(value, _PLAIN) else masked(repr(value))
 
 
 def json_line(event: MutableMapping[str, Any]) -> bytes:
     """An event as one line of JSON; what JSON does not know becomes its repr."""
-    return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+    try:
+        return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # half a surrogate pair, or an integer of more than 64 bits: a line all the same
+        return json.dumps(event, default=repr, skipkeys=True).encode()
 
 
 def configure_logging(settings: Settings, service: str) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import structlog
@@ -79,6 +80,8 @@ class Storage:
         self._settings = settings
         self._bucket = settings.bucket
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+        self._making = Lock()
+        self._made: S3Client | None = None
 
     async def put(self, key: str, data: bytes, content_type: str) -> None:
         """Store an object; an earlier one of the same key becomes an old version.
@@ -135,9 +138,12 @@ class Storage:
         """Let the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    @cached_property
+    @property
     def _client(self) -> "S3Client":
-        return client(self._settings)
+        with self._making:  # boto3 can use one client from many threads, but not make two at once
+            if self._made is None:
+                self._made = client(self._settings)
+            return self._made
 
     async def _call(self, work: Callable[["S3Client"], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, work)
