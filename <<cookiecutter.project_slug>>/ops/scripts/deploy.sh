@@ -25,7 +25,7 @@ compose config --quiet
 if [ "${PULL:-1}" = 1 ]; then compose pull --quiet api backup; fi
 
 say "neighbours"
-neighbours=$(compose config --services | grep -vxE 'api|worker|beat|migrate|init-storage|backup|nginx|.*-volume')
+neighbours=$(compose config --services | grep -vxE 'api|worker|beat|migrate|init-.*|backup|nginx|.*-volume')
 # shellcheck disable=SC2086 # a list of names
 compose up --detach --wait $neighbours
 say "migrations" # additive ones: the old code runs on until the switch, and again after a rollback
