@@ -49,21 +49,21 @@ class Development:
         """Everything from start to stop; returns the exit code."""
         before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         began = time.monotonic()
+        # From now on, so that what is saved while the stack starts is not missed.
+        watcher = self._watch()
         try:
             self._stack.start()
             self._announce(time.monotonic() - began)
-            watcher = self._watch()
             code = self._look_after()
         except Interrupted:
             self._console.say("stopped before it was ready")
             return 130
         else:
-            self._stopping.set()
-            if watcher:
-                watcher.join()
             return code
         finally:
             self._stopping.set()
+            if watcher:
+                watcher.join()
             self._stop()
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -93,7 +93,8 @@ class Process:
     sink: Sink | None = None
     before_start: Callable[[], None] = lambda: None
     stop_signal: signal.Signals = signal.SIGTERM
-    start_seconds: float = 30.0
+    # Generous: a machine that is busy with tests starts Python slowly.
+    start_seconds: float = 90.0
     stop_seconds: float = 15.0
     _popen: subprocess.Popen[bytes] | None = None
     _pump: threading.Thread | None = None

@@ -31,7 +31,7 @@ SERVICES: Mapping[str, type[Service]] = {
 }
 NEIGHBOURS = ("postgres", "cache", "broker", "storage")
 PROJECT = Path(__file__).resolve().parent.parent
-STEP_SECONDS = 60
+STEP_SECONDS = 120
 
 # Made at random where no `.env` gives them.
 SECRETS = {

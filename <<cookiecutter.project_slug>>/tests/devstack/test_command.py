@@ -1,6 +1,7 @@
 """`make dev` keeps its promises: it says what it does, keeps data, and leaves nothing running, however it ends."""
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from devstack import guard
 from devstack.ports import LOOPBACK, USUAL
-from tests.devstack.running import Running, eventually, nothing_left
+from tests.devstack.running import DEADLINE_SECONDS, ROOT, Running, eventually, nothing_left
 
 NEIGHBOURS = "postgres,cache,broker,storage"
 Start = Callable[..., Running]
@@ -21,8 +22,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start devstacks that share one folder; all of them end with the test."""
     started: list[Running] = []
 
-    def run(services: str = NEIGHBOURS, *options: str, env: dict[str, str] | None = None) -> Running:
-        started.append(Running(tmp_path, services, *options, env=env))
+    def run(services: str = NEIGHBOURS, *options: str, env: dict[str, str] | None = None, root: Path = ROOT) -> Running:
+        started.append(Running(tmp_path, services, *options, env=env, root=root))
         return started[-1]
 
     yield run
@@ -48,7 +49,7 @@ def test_a_signal_during_the_start_stops_everything(start: Start) -> None:
     running.until_printed("ready after")
     members = running.family()
     running.process.send_signal(signal.SIGINT)
-    assert running.process.wait(30) in (0, 130)
+    assert running.process.wait(DEADLINE_SECONDS) in (0, 130)
     assert nothing_left(members)
 
 
@@ -75,7 +76,7 @@ def test_a_second_start_in_one_folder_is_refused(start: Start) -> None:
     """It says who uses the folder and what to do; the first one does not notice."""
     first = start("cache").until_ready()
     second = start("cache")
-    assert second.process.wait(30) == 1
+    assert second.process.wait(DEADLINE_SECONDS) == 1
     assert f"process {first.process.pid}" in second.output
     assert "next:" in second.output
     assert first.process.poll() is None
@@ -103,7 +104,7 @@ def test_a_port_that_is_insisted_on_is_not_replaced(start: Start) -> None:
         other.listen()
         port = str(other.getsockname()[1])
         running = start("cache", env={"DEVSTACK_CACHE_PORT": port})
-        assert running.process.wait(30) == 1
+        assert running.process.wait(DEADLINE_SECONDS) == 1
         assert f"port {port} is taken" in running.output
 
 
@@ -123,7 +124,7 @@ def test_reset_of_a_running_stack_is_refused(start: Start) -> None:
     """Nobody loses data under a running server."""
     first = start("storage").until_ready()
     (first.data / "storage" / "bucket").mkdir()
-    assert start("storage", "--reset").process.wait(30) == 1
+    assert start("storage", "--reset").process.wait(DEADLINE_SECONDS) == 1
     assert (first.data / "storage" / "bucket").is_dir()
 
 
@@ -132,7 +133,7 @@ def test_a_neighbour_that_ends_ends_the_stack(start: Start) -> None:
     running = start("cache,storage").until_ready()
     members = running.family()
     os.kill(running.state["pids"]["cache"], signal.SIGKILL)
-    assert running.process.wait(30) == 1
+    assert running.process.wait(DEADLINE_SECONDS) == 1
     assert "cache ended (signal SIGKILL)" in running.output
     assert nothing_left(members)
 
@@ -150,6 +151,24 @@ def test_a_part_of_the_service_that_crashes_starts_again(start: Start) -> None:
     assert nothing_left(members)
 
 
+def test_a_change_restarts_the_service_and_a_mistake_waits_for_the_next(start: Start, tmp_path: Path) -> None:
+    """Saving a file is all it takes, also after one that does not even compile. In a copy: the project stays as it is."""
+    copy = tmp_path / "project"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "tests", "docs", "__pycache__"))
+    running = start(f"{NEIGHBOURS},beat", root=copy).until_ready()
+    module = copy / "app" / "core" / "project.py"
+    good = module.read_text()
+
+    module.write_text(good + "\ndef broken(:\n")
+    running.until_printed("changed: app/core/project.py")
+    running.until_printed("beat does not start")
+    assert "SyntaxError" in running.output
+
+    module.write_text(good + "\n# a remark\n")
+    running.until_printed("beat is ready again")
+    assert running.end() == 0
+
+
 def test_no_secret_stands_on_a_command_line(start: Start, tmp_path: Path) -> None:
     """Every user of the machine can read those."""
     secret = "spoken-of-nowhere-0123456789"
@@ -165,12 +184,12 @@ def test_no_secret_stands_on_a_command_line(start: Start, tmp_path: Path) -> Non
 def test_without_an_env_file_it_says_what_to_do(start: Start, tmp_path: Path) -> None:
     """The passwords come from `make setup`."""
     running = start("cache", env={"ENV_FILE": str(tmp_path / "missing")})
-    assert running.process.wait(30) == 1
+    assert running.process.wait(DEADLINE_SECONDS) == 1
     assert "make setup" in running.output
 
 
 def test_an_unknown_part_is_named(start: Start) -> None:
     """A slip of the pen does not start half a stack."""
     running = start("postgres,chache")
-    assert running.process.wait(30) == 1
+    assert running.process.wait(DEADLINE_SECONDS) == 1
     assert "chache" in running.output
