@@ -63,7 +63,9 @@ def main() -> None:
         for part, measure in parts.items():
             if options.only in (None, part):
                 say(f"measuring: {part}")
-                rows += measure()
+                found = measure()
+                say(render(found))
+                rows += found
     print(render(rows))
     if options.write:
         write(README, rows)
