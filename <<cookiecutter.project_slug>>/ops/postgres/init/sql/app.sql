@@ -12,5 +12,5 @@ CREATE EXTENSION pg_stat_statements;
 CREATE DATABASE :"name" OWNER :"user" TEMPLATE template1;
 REVOKE CONNECT, TEMPORARY ON DATABASE :"name" FROM PUBLIC;
 
--- From here on the superuser comes in by the socket inside the container only: docker compose exec postgres psql -U postgres
+-- From here on the superuser comes in from inside the container only: docker compose exec postgres psql -U postgres
 ALTER ROLE CURRENT_USER PASSWORD NULL;
