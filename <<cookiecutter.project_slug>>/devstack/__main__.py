@@ -80,8 +80,8 @@ def main() -> int:
         stack = Stack(
             arguments.data,
             [name.strip() for name in arguments.services.split(",") if name.strip()],
-            # JSON is for machines; whoever wants it here says so in the shell.
-            env={} if "LOG_FORMAT" in os.environ else {"LOG_FORMAT": "console"},
+            # JSON is for machines; whoever wants it in a terminal says so in the shell.
+            env={"LOG_FORMAT": "console"} if sys.stdout.isatty() and "LOG_FORMAT" not in os.environ else {},
             dotenv=env_file,
             ports=wanted_ports(),
             durable=True,

@@ -124,8 +124,12 @@ def end_all(announced: dict[int, int]) -> None:
         kill_family({**tree, **family(pid)}, pid)
 
 
-def main(state_file: str) -> None:
-    """Read `+pid signal` and `-pid` lines until the devstack closes the pipe or dies, then clean up."""
+def main(*files: str) -> None:
+    """Read `+pid signal` and `-pid` lines until the devstack closes the pipe or dies, then clean up.
+
+    Args:
+        files: what the devstack would have removed at its end.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     announced: dict[int, int] = {}
@@ -137,9 +141,9 @@ def main(state_file: str) -> None:
             announced.pop(int(pid), None)
     if announced:
         end_all(announced)
-        with contextlib.suppress(OSError):
-            Path(state_file).unlink()
+        for file in files:
+            Path(file).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

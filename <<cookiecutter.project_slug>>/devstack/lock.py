@@ -38,7 +38,7 @@ class FolderLock:
         Raises:
             StackError: a running stack holds it.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         deadline = time.monotonic() + CLEAN_UP_SECONDS
         while True:

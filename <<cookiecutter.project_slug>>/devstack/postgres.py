@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 
-from devstack import binaries, guard
+from devstack import guard, programs
 from devstack.errors import StackError
 from devstack.ports import LOOPBACK
 from devstack.services import Context, Service, base_environment
@@ -82,7 +82,7 @@ class Postgres(Service):
         login = [f"--username={SUPERUSER}", f"--pwfile={self._password_file}", "--auth=scram-sha-256"]
         sync = [] if self.context.durable else ["--no-sync"]
         command = unprivileged(
-            [str(binaries.postgres_bin() / "initdb"), f"--pgdata={unfinished}", *locale, *login, *sync]
+            [str(programs.postgres_bin() / "initdb"), f"--pgdata={unfinished}", *locale, *login, *sync]
         )
         result = subprocess.run(
             command,
@@ -129,7 +129,7 @@ class Postgres(Service):
         if not self.context.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return unprivileged([str(binaries.postgres_bin() / "postgres"), "-D", str(self.cluster), *options])
+        return unprivileged([str(programs.postgres_bin() / "postgres"), "-D", str(self.cluster), *options])
 
     def ready(self) -> bool:
         """The server itself says so in its pid file."""
@@ -156,7 +156,7 @@ class Postgres(Service):
         address = ["-h", LOOPBACK, "-p", str(self.port), "-U", SUPERUSER, "-d", database]
         options = ["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "-v", "ON_ERROR_STOP=1"]
         result = subprocess.run(
-            [str(binaries.postgres_bin() / "psql"), *options, *address, "-f", "-"],
+            [str(programs.postgres_bin() / "psql"), *options, *address, "-f", "-"],
             check=False,
             input=script,
             capture_output=True,

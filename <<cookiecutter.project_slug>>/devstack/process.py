@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from devstack.errors import Interrupted, StackError
 LAUNCHER = 'echo "+$$ $1" >&0; shift; exec "$@" </dev/null'
 POLL_SECONDS = 0.02
 TAIL_LINES = 15
+COLOURS = re.compile(rb"\x1b\[[0-9;]*m")
 
 Sink = Callable[[str, str], None]
 
@@ -27,9 +29,9 @@ Sink = Callable[[str, str], None]
 class Guard:
     """The process that ends the children should this one be killed (see `devstack.guard`)."""
 
-    def __init__(self, state_file: Path, lock_fd: int) -> None:
+    def __init__(self, files: Sequence[Path], lock_fd: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, str(state_file)],
+            [sys.executable, "-I", "-S", guard.__file__, *map(str, files)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -252,5 +254,5 @@ class Process:
     def _forward(self, stream: IO[bytes], sink: Sink) -> None:
         with stream, self.log.open("ab", buffering=0) as log:
             for line in stream:
-                log.write(line)
+                log.write(COLOURS.sub(b"", line))
                 sink(self.name, line.decode(errors="replace").rstrip("\n"))

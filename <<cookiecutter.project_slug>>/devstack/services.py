@@ -11,7 +11,7 @@ from pathlib import Path
 from signal import Signals
 from typing import ClassVar
 
-from devstack import binaries
+from devstack import programs
 from devstack.ports import LOOPBACK, is_open
 from devstack.process import Process
 
@@ -105,13 +105,14 @@ class _Redis(Service):
             f"port {self.port}",
             f'dir "{self.folder}"',
             'save ""',
+            "loglevel warning",
             f'requirepass "{quoted}"',
         )
         config.write_text("\n".join([*fixed, *self.lines]) + "\n")
 
     def command(self) -> Sequence[str]:
         """redis-server with that configuration."""
-        return [str(binaries.redis()), str(self.folder / "redis.conf")]
+        return [str(programs.redis()), str(self.folder / "redis.conf")]
 
     def ready(self) -> bool:
         """It knows the password and has loaded its data."""
@@ -154,7 +155,7 @@ class Storage(Service):
         # The listing cache would otherwise hide for five minutes what somebody put into the folder by hand.
         options = ["--config", "", "--dir-cache-time", "1s", "--log-level", "NOTICE"]
         return [
-            str(binaries.rclone()),
+            str(programs.rclone()),
             "serve",
             "s3",
             "--addr",
@@ -261,7 +262,7 @@ class Nginx(Service):
         directives = "daemon off; user root;" if os.geteuid() == 0 else "daemon off;"
         prefix = str(self.folder)
         return [
-            str(binaries.nginx()),
+            str(programs.nginx()),
             "-p",
             prefix,
             "-c",

@@ -43,6 +43,12 @@ SECRETS = {
     "AUTH_SECRET_KEY": 32,
     "HEALTH_TOKEN": 24,
 }
+# What other commands need to find the parts; the passwords they have from `.env`.
+ADDRESSES = (
+    *(f"{group}_{field}" for group in ("DATABASE", "CACHE", "BROKER") for field in ("HOST", "PORT")),
+    "STORAGE_ENDPOINT_URL",
+    "BACKUP_S3_ENDPOINT_URL",
+)
 # Every setting of the service is named there.
 EXAMPLE = PROJECT / ".env.example"
 
@@ -122,6 +128,11 @@ class Stack:
         return self.data / "state.json"
 
     @property
+    def addresses_file(self) -> Path:
+        """The same for make: so that `make migrate` and `make backup` find a stack that had to take other ports."""
+        return self.data / "addresses.mk"
+
+    @property
     def guard_alive(self) -> bool:
         """Whether the process that cleans up after a kill is there."""
         return self._guard is not None and guard.alive(self._guard.pid)
@@ -144,11 +155,11 @@ class Stack:
         self._abort.clear()
         self._lock.acquire()
         try:
-            self.state_file.unlink(missing_ok=True)
+            self._forget_state()
             shutil.rmtree(self.data / "logs", ignore_errors=True)
             self.ports = choose([name for name in self.names if name != "beat"], dict(self._wanted_ports or {}))
             self.env, self._known = self._environment()
-            self._guard = Guard(self.state_file, self._lock.fileno())
+            self._guard = Guard((self.state_file, self.addresses_file), self._lock.fileno())
             self._plan()
             self._run_start()
             self._write_state()
@@ -160,7 +171,7 @@ class Stack:
         """Stop everything: the service first, then what it stands on. May be called at any time, more than once."""
         if not self._lock.held:
             return  # the folder, and what runs in it, may be somebody else's
-        self.state_file.unlink(missing_ok=True)
+        self._forget_state()
         for names in (("nginx", "api", "worker", "beat"), NEIGHBOURS):
             threads = [
                 threading.Thread(target=self.processes[name].stop, name=f"stop {name}")
@@ -354,9 +365,18 @@ class Stack:
             "addresses": {name: f"{LOOPBACK}:{port}" for name, port in self.ports.items()},
             "pids": {name: process.pid for name, process in self.processes.items()},
         }
-        unfinished = self.state_file.with_suffix(".new")
-        unfinished.write_text(json.dumps(state, indent=2) + "\n")
-        unfinished.rename(self.state_file)
+        lines = [f"export {name} ?= {self.env[name]}\n" for name in ADDRESSES if name in self.env]
+        for file, text in (
+            (self.addresses_file, "".join(lines)),
+            (self.state_file, json.dumps(state, indent=2) + "\n"),
+        ):
+            unfinished = file.with_suffix(".new")
+            unfinished.write_text(text)
+            unfinished.rename(file)
+
+    def _forget_state(self) -> None:
+        self.state_file.unlink(missing_ok=True)
+        self.addresses_file.unlink(missing_ok=True)
 
 
 def _settings_names() -> set[str]:

@@ -182,9 +182,9 @@ def _find(given: Path | None, server_major: int) -> Path:
     if not given:
         try:
             # Not in an image: there the tools are on PATH.
-            from devstack import binaries
+            from devstack import programs
 
-            candidates.append(binaries.postgres_bin())
+            candidates.append(programs.postgres_bin())
         except (ImportError, LookupError):
             pass
     seen = []

@@ -40,6 +40,7 @@ def test_a_signal_stops_everything(start: Start, number: signal.Signals) -> None
     assert running.end(number) == 0
     assert nothing_left(members)
     assert not (running.data / "state.json").exists()
+    assert not (running.data / "addresses.mk").exists()
     assert "nothing is left running" in running.output
 
 
@@ -70,6 +71,7 @@ def test_kill_9_without_a_successor_leaves_nothing(start: Start) -> None:
     running.end(signal.SIGKILL)
     eventually(lambda: nothing_left(members), "every process of a killed devstack ends")
     eventually(lambda: not (running.data / "state.json").exists(), "state.json goes")
+    eventually(lambda: not (running.data / "addresses.mk").exists(), "addresses.mk goes")
 
 
 def test_a_second_start_in_one_folder_is_refused(start: Start) -> None:
@@ -95,6 +97,8 @@ def test_a_usual_port_that_is_taken_is_replaced_and_said(start: Start) -> None:
         running = start("cache").until_ready()
         assert running.state["addresses"]["cache"] != f"{LOOPBACK}:{USUAL['cache']}"
         eventually(lambda: f"the usual {USUAL['cache']} was taken" in running.output, "it says so")
+        port = running.state["addresses"]["cache"].rpartition(":")[2]
+        assert f"export CACHE_PORT ?= {port}\n" in (running.data / "addresses.mk").read_text()
 
 
 def test_a_port_that_is_insisted_on_is_not_replaced(start: Start) -> None:
