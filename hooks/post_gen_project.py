@@ -21,7 +21,6 @@ ROOMS = {
         "prometheus": [
             "ops/alertmanager",
             "ops/check/rooms/monitoring.py",
-            "ops/check/rooms/monitoring.py",
             "ops/compose/rooms/monitoring.yaml",
             "ops/grafana",
             "ops/prometheus",
