@@ -1,7 +1,7 @@
 """What a bake costs: in a process that has cookiecutter imported, and as a command.
 
-Goals are judged by processor seconds, hooks included: a bake does one thing at a time, so on an idle machine the clock
-says the same, and on a busy one the clock measures the neighbours.
+Goals are judged by the clock, because that is what somebody waits for; on a busy machine it measures the neighbours too.
+Ratios are of processor seconds, hooks included, which suffer less from them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Cost:
     clock: float
 
     def __str__(self) -> str:
-        return f"{self.processor:.2f} s ({self.clock:.2f} s on the clock)"
+        return f"{self.clock:.2f} s on the clock, {self.processor:.2f} s of processor"
 
 
 def measure(template: Path, folder: Path, *, quick: bool) -> list[Row]:
@@ -76,16 +76,16 @@ def measure(template: Path, folder: Path, *, quick: bool) -> list[Row]:
             "the same number of files and bytes, all rendered, two hooks",
             ours.processor / plain_ours.processor,
             f"{ours}; {plain_ours}",
-            f"at most {GOAL_IN_PROCESS} s",
-            ours.processor <= GOAL_IN_PROCESS,
+            f"at most {GOAL_IN_PROCESS} s on the clock",
+            ours.clock <= GOAL_IN_PROCESS,
         ),
         Row(
             "bake by command line",
             "the same, by command line",
             command.processor / plain_command.processor,
             f"{command}; {plain_command}",
-            f"at most {GOAL_COMMAND:.1f} s",
-            command.processor <= GOAL_COMMAND,
+            f"at most {GOAL_COMMAND:.1f} s on the clock",
+            command.clock <= GOAL_COMMAND,
         ),
         Row(
             "bake by command line",

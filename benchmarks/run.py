@@ -12,6 +12,7 @@ sides. Nothing here is a test: a figure that misses its goal is marked, and the 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +28,7 @@ import instructions  # noqa: E402
 import requests_per_second  # noqa: E402
 import running  # noqa: E402
 import stage  # noqa: E402
-from table import Row, render, write  # noqa: E402
+from table import Row, circumstances, render, write  # noqa: E402
 
 README = HERE / "README.md"
 
@@ -47,6 +48,7 @@ def main() -> None:
     if options.write and (options.quick or options.only):
         parser.error("--write needs the whole measurement: neither --quick nor --only")
 
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         template = stage.stage(folder / "template")
@@ -66,9 +68,10 @@ def main() -> None:
                 found = measure()
                 say(render(found))
                 rows += found
-    print(render(rows))
+    note = circumstances(load)
+    print(render(rows), note, sep="\n\n")
     if options.write:
-        write(README, rows)
+        write(README, rows, note)
 
 
 def say(line: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +46,22 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write(readme: Path, rows: Sequence[Row]) -> None:
-    """Replace the table between the markers of `readme`."""
+def circumstances(before: float) -> str:
+    """What the reader must know of the machine: cores, interpreter, and how busy it was.
+
+    Args:
+        before: the load of the last minute when the run began.
+    """
+    return (
+        f"{os.cpu_count()} cores, Python {platform.python_version()}; processes that wanted to run: {before:.1f} when the "
+        f"run began, {os.getloadavg()[0]:.1f} when it ended."
+    )
+
+
+def write(readme: Path, rows: Sequence[Row], note: str) -> None:
+    """Replace the table and the note below it between the markers of `readme`."""
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{readme} has lost its markers")
-    readme.write_text(f"{before}{BEGIN}\n{render(rows)}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{BEGIN}\n{render(rows)}\n\n{note}\n{END}{after}", encoding="utf-8")
