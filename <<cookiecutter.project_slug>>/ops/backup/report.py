@@ -22,7 +22,7 @@ class Success:
     """What a good run has to tell."""
 
     size: int
-    kept: int
+    kept: int | None
 
 
 def write_metrics(file: Path, seconds: float, success: Success | None) -> None:
@@ -33,10 +33,11 @@ def write_metrics(file: Path, seconds: float, success: Success | None) -> None:
         "backup_last_run_success": 1.0 if success else 0.0,
         "backup_last_run_duration_seconds": seconds,
     }
+    values |= _before(file)
     if success:
-        values |= dict(zip(OF_SUCCESS, (now, float(success.size), float(success.kept)), strict=True))
-    else:
-        values |= _before(file)
+        values |= {"backup_last_success_timestamp_seconds": now, "backup_last_success_size_bytes": float(success.size)}
+        if success.kept is not None:
+            values["backup_kept"] = float(success.kept)
     lines = [
         f"# HELP {name} {HELP[name]}\n# TYPE {name} gauge\n{name} {values[name]:.3f}\n"
         for name in HELP

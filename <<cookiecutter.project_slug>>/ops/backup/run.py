@@ -25,11 +25,15 @@ ADVISORY_LOCK = 0x6261636B7570
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made and removed."""
+    """What a run made and removed.
+
+    Attributes:
+        kept: good backups in the store; None when the store did not say.
+    """
 
     manifest: Manifest
     seconds: float
-    kept: int
+    kept: int | None
     deleted: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
@@ -45,7 +49,14 @@ def run(config: Config) -> Outcome:
     store.open()
     with tempfile.TemporaryDirectory(prefix="backup-") as folder:
         manifest = asyncio.run(_dump(config, store, Path(folder) / "database.dump"))
-    kept, deleted, damaged = _let_go(config, store)
+    kept: int | None = None
+    deleted: list[str] = []
+    damaged: list[str] = []
+    try:
+        kept, deleted, damaged = _let_go(config, store)
+    except BackupError as error:
+        # The backup is made all the same, and the next run tries again to let the old ones go.
+        log.error("backup_retention_failed", reason=str(error))
     return Outcome(manifest, time.monotonic() - began, kept, deleted, damaged)
 
 

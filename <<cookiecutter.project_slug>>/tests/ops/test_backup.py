@@ -13,12 +13,14 @@ import pytest
 
 from devstack import Stack, StackError
 from ops.backup import restore as restoring
+from ops.backup.drill import Drill, DrillFailed
 from ops.backup.errors import BackupError, Damaged, Refused
 from ops.backup.manifest import Manifest
 from ops.backup.postgres import Address
 from ops.backup.rehearsal import PARTS, Rehearsal
 from ops.backup.report import Success, write_metrics
 from ops.backup.run import run
+from ops.backup.store import Store
 
 ROWS = 300
 
@@ -181,6 +183,22 @@ def test_a_store_that_cannot_be_reached_is_said(rehearsal: Rehearsal) -> None:
         run(rehearsal.with_(store=nowhere))
 
 
+def test_a_store_that_keeps_what_is_old_does_not_undo_the_backup(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that may write and not delete are good keys for backups: the run still makes one and says what it could not do."""
+
+    def refuse(_self: Store, *_keys: str) -> None:
+        raise BackupError("not allowed")
+
+    names = [run(rehearsal.config).manifest.id for _ in range(2)]
+    rehearsal.age(names[0], 90)
+    monkeypatch.setattr(Store, "delete", refuse)
+    outcome = run(rehearsal.with_(keep_last=1))
+    assert outcome.kept is None
+    assert [backup.manifest.id for backup in rehearsal.store().backups()] == [*names, outcome.manifest.id]
+
+
 def test_the_password_is_on_no_command_line(rehearsal: Rehearsal) -> None:
     """Every user of the machine can read those; the tools get it by their environment."""
     plain, env = Address(rehearsal.config.dsn + "?sslmode=prefer").for_tools()
@@ -246,3 +264,26 @@ def test_the_commands(rehearsal: Rehearsal, tmp_path: Path) -> None:
     with pytest.raises(StackError, match="could not connect"):
         servers.run("-m", "ops.backup", "run")
     assert "backup_last_run_success 0" in metrics.read_text()
+
+
+def test_the_drill_can_fail(rehearsal: Rehearsal) -> None:
+    """A drill that cannot fail proves nothing: each way in which a step may go wrong counts."""
+
+    def changes_and_refuses() -> None:
+        rehearsal.write_later()
+        raise Damaged("but the live data changed first")
+
+    def refuses_for_another_reason() -> None:
+        raise Refused("for another reason")
+
+    for wrong in (lambda: None, changes_and_refuses, refuses_for_another_reason):
+        drill = Drill()
+        drill.refused("must be refused", Damaged, rehearsal, wrong)
+        assert not drill.good
+    drill = Drill()
+    with pytest.raises(DrillFailed):
+        drill.step("must succeed", refuses_for_another_reason)  # type: ignore[arg-type]  # it never returns
+    assert not drill.good
+    drill = Drill()
+    drill.refused("is refused", Damaged, rehearsal, lambda: restoring.restore(rehearsal.config, "none", force=True))
+    assert drill.good
