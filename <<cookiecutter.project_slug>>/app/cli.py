@@ -68,7 +68,7 @@ def serve(
             factory=True,
             host=host,
             port=port,
-            workers=None if reload else workers or settings.http.workers,
+            workers=None if reload else workers or settings.api_workers,
             reload=reload,
             reload_dirs=[str(ROOT / "app")] if reload else None,
             log_config=None,

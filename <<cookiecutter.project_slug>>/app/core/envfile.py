@@ -17,6 +17,15 @@ COMPOSE: tuple[tuple[str, str, str], ...] = (
     ("APP_IMAGE", "", "Image of the application in stage and prod, by digest. Empty: built here."),
     ("HTTP_PORT", "", "Port of nginx on the host. Empty: 8080 in dev, 80 in stage and prod."),
     ("HTTPS_PORT", "", "Port of nginx for TLS. Empty: 443."),
+    ("NGINX_ENTRY", "", "tls, or plain behind a load balancer that ends TLS. Empty: tls in stage and prod."),
+    ("TLS_DIR", "", "Folder of fullchain.pem and privkey.pem. Empty: ops/nginx/certs."),
+    ("REAL_IP_FROM", "", "Address or network of the proxy in front of nginx that may name the client. Empty: none."),
+    ("RATE_LIMIT", "", "Requests a client may make, as nginx writes it. Empty: 100r/m."),
+    ("RATE_LIMIT_BURST", "", "How many it may make at once. Empty: 50."),
+    ("RATE_LIMIT_SIGN_IN", "", "The same for signing in and registering. Empty: 10r/m."),
+    ("RATE_LIMIT_SIGN_IN_BURST", "", "Empty: 5."),
+    ("BACKUP_IMAGE", "", "Image of the backup service, by digest. Empty: built here."),
+    ("BACKUP_TIME", "", "Time of the daily backup, UTC. Empty: 03:00."),
 )
 
 

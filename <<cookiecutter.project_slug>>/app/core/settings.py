@@ -29,7 +29,7 @@ WEAK_SECRET_WORDS = (
     "example",
     "default",
     "insecure",
-    "minioadmin",
+    "admin",
     "qwerty",
     "12345678",
 )
@@ -96,7 +96,9 @@ class Http(BaseModel):
         gt=0,
         description="Largest request body. A little over the largest upload; nginx has the same limit.",
     )
-    workers: int = Field(default=1, ge=1, description="API processes. About one per core in production.")
+    workers: int | None = Field(
+        default=None, ge=1, description="API processes, about one per core. Empty: 1 in development, 2 elsewhere."
+    )
     trusted_proxies: CommaList = Field(
         default=("127.0.0.1",), description="Addresses whose X-Forwarded-For is believed: where nginx connects from."
     )
@@ -221,7 +223,8 @@ class Backup(BaseModel):
     """Where dumps of the database go. In production a different place from STORAGE_*, with keys of its own."""
 
     s3_endpoint_url: Address = Field(
-        default="http://127.0.0.1:9000", description="Address of the store. Empty: AWS S3 itself."
+        default="",
+        description="Address of the store; AWS is https://s3.REGION.amazonaws.com. Empty: the same as STORAGE_ENDPOINT_URL.",
     )
     s3_region: str = Field(default="us-east-1", description="Region of the bucket.")
     s3_bucket: str = Field(default="backup", description="Bucket of the dumps.")
@@ -307,6 +310,8 @@ class FeatureSettings(BaseModel):
     """Base of a feature's own group; its variables begin with `prefix`."""
 
     prefix: ClassVar[str]
+    # Whether production has to choose an embedding provider because of this feature.
+    compares_meaning: ClassVar[bool] = False
 
 
 F = TypeVar("F", bound=FeatureSettings)
@@ -349,6 +354,11 @@ class Settings(BaseModel):
         """The level asked for, or the default of the environment."""
         defaults = {Environment.DEVELOPMENT: "DEBUG", Environment.STAGING: "INFO", Environment.PRODUCTION: "WARNING"}
         return self.log.level or defaults[self.environment]
+
+    @property
+    def api_workers(self) -> int:
+        """How many processes serve the API."""
+        return self.http.workers or (1 if self.environment is Environment.DEVELOPMENT else 2)
 
     @property
     def docs_enabled(self) -> bool:
@@ -482,7 +492,8 @@ def production_faults(settings: Settings) -> list[str]:
         faults.append("HTTP_CORS_ORIGINS: * lets every site in; name the origins")
     if "*" in settings.allowed_hosts:
         faults.append("HTTP_ALLOWED_HOSTS: * answers to any name; name the hosts")
-    if settings.ai.embedding_provider == "offline" and not settings.ai.allow_offline:
+    meaning = any(group.compares_meaning for group in settings.features)
+    if meaning and settings.ai.embedding_provider == "offline" and not settings.ai.allow_offline:
         faults.append(
             "AI_EMBEDDING_PROVIDER: offline finds words, not meaning; choose openai, or accept it with AI_ALLOW_OFFLINE=true"
         )

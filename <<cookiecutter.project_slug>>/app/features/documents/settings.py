@@ -18,6 +18,7 @@ class DocumentsSettings(FeatureSettings):
     """What is taken, and how it is cut into passages."""
 
     prefix: ClassVar[str] = "DOCUMENTS_"
+    compares_meaning: ClassVar[bool] = True
 
     max_bytes: int = Field(
         default=10 * 1024 * 1024,
