@@ -55,7 +55,7 @@ def json_line(event: MutableMapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(event, default=repr, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
     except TypeError:  # half a surrogate pair, or an integer of more than 64 bits: a line all the same
-        return json.dumps(event, default=repr, skipkeys=True).encode()
+        return json.dumps(event, default=repr, skipkeys=True, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def configure_logging(settings: Settings, service: str) -> None:

@@ -6,10 +6,12 @@ that variable when it is imported, so `cli` sets it before anything imports this
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from redis.asyncio import Redis
 
 from app.core.worker_heartbeat import heartbeats
@@ -47,14 +49,24 @@ def exposition(registry: CollectorRegistry | None = None) -> bytes:
 
 async def sample_broker(registry: CollectorRegistry, redis: Redis, queues: Sequence[str]) -> None:
     """Put the length of every queue and the age of every worker's last heartbeat into `registry`."""
-    length = Gauge("celery_queue_length", "Messages waiting.", ["queue"], registry=registry)
-    age = Gauge(
-        "celery_worker_heartbeat_age_seconds", "Time since a worker was last heard of.", ["worker"], registry=registry
+    # Not `Gauge`, which under several processes would write a file and stay in every later answer.
+    length = GaugeMetricFamily("celery_queue_length", "Messages waiting.", labels=["queue"])
+    age = GaugeMetricFamily(
+        "celery_worker_heartbeat_age_seconds", "Time since a worker was last heard of.", labels=["worker"]
     )
     for queue in queues:
-        length.labels(queue).set(await redis.llen(queue))
+        length.add_metric([queue], await redis.llen(queue))
     for worker, heard in (await heartbeats(redis)).items():
-        age.labels(worker).set(max(0.0, time.time() - heard))
+        age.add_metric([worker], max(0.0, time.time() - heard))
+    registry.register(_Sampled([length, age]))
+
+
+class _Sampled(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 def serve(host: str, port: int) -> None:

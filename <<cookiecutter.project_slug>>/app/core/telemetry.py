@@ -21,6 +21,7 @@ def configure_sentry(settings: Settings, service: str) -> None:
     import sentry_sdk
     from sentry_sdk.integrations.celery import CeleryIntegration
     from sentry_sdk.integrations.fastapi import FastApiIntegration
+    from sentry_sdk.integrations.logging import LoggingIntegration
     from sentry_sdk.integrations.starlette import StarletteIntegration
 
     rate = settings.sentry.traces_sample_rate
@@ -34,11 +35,15 @@ def configure_sentry(settings: Settings, service: str) -> None:
         before_send_transaction=_mask_event,
         # Looking for everything that could be integrated imports it all: 5.8 s and 153 MB, against 0.6 s and 31 MB.
         auto_enabling_integrations=False,
-        integrations=(
-            [StarletteIntegration(), FastApiIntegration()]
-            if service == "api"
-            else [CeleryIntegration(monitor_beat_tasks=service == "beat")]
-        ),
+        integrations=[
+            # What is logged as an error is reported by `capture` as well, with its traceback: once is enough.
+            LoggingIntegration(event_level=None),
+            *(
+                [StarletteIntegration(), FastApiIntegration()]
+                if service == "api"
+                else [CeleryIntegration(monitor_beat_tasks=service == "beat")]
+            ),
+        ],
     )
     sentry_sdk.set_tag("service", service)
 
@@ -52,4 +57,5 @@ def capture(error: BaseException) -> None:
 
 
 def _mask_event(event: Any, _hint: dict[str, Any]) -> Any:
-    return masked(event)
+    # The release, name@version, looks like somebody's address.
+    return masked(event) | {key: event[key] for key in ("release",) if key in event}

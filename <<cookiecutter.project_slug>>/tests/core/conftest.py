@@ -184,7 +184,8 @@ def make_app(probe: ModuleType, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Ca
             return create_app(settings)
 
     yield make
-    root.handlers[:], root.level = before
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
 
 
 @pytest.fixture
@@ -246,33 +247,47 @@ class RunService(Protocol):
         """Start it; it ends with the test at the latest."""
 
 
+@pytest.fixture(scope="session")
+def services(migrated: Stack) -> Callable[[Path], AbstractContextManager[RunService]]:
+    """Runs processes of the service, which have the probe feature, for the length of a block; their logs go to a folder."""
+
+    @contextlib.contextmanager
+    def running(folder: Path) -> Iterator[RunService]:
+        started: list[Service] = []
+
+        def run(*arguments: str, **environment: str) -> Service:
+            log = folder / f"{len(started)}-{arguments[0]}.log"
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [sys.executable, str(EXTRA / "cli.py"), *arguments],
+                    cwd=EXTRA.parents[2],
+                    env={**migrated.env, **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            started.append(Service(process, log))
+            return started[-1]
+
+        try:
+            yield run
+        finally:
+            for service in started:
+                service.process.terminate()
+            for service in started:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    service.process.wait(10)
+                service.kill()
+
+    return running
+
+
 @pytest.fixture
-def run_service(migrated: Stack, tmp_path: Path) -> Iterator[RunService]:
-    """Runs processes of the service, which have the probe feature."""
-    running: list[Service] = []
-
-    def run(*arguments: str, **environment: str) -> Service:
-        log = tmp_path / f"{len(running)}-{arguments[0]}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, str(EXTRA / "cli.py"), *arguments],
-                cwd=EXTRA.parents[2],
-                env={**migrated.env, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        running.append(Service(process, log))
-        return running[-1]
-
-    yield run
-    for service in running:
-        service.process.terminate()
-    for service in running:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            service.process.wait(10)
-        service.kill()
+def run_service(services: Callable[[Path], AbstractContextManager[RunService]], tmp_path: Path) -> Iterator[RunService]:
+    """Runs processes of the service until the test is over."""
+    with services(tmp_path) as run:
+        yield run
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""Metrics: right whichever process answers, and of those that are gone."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from app.core.tasks import enqueue
+
+if TYPE_CHECKING:
+    from app.core.resources import Resources
+    from tests.core.conftest import RunService, Without
+
+
+def sample(text: str, name: str) -> float:
+    """The value of a sample, by its name and labels."""
+    found = re.search("^" + re.escape(name) + r" (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def serving(pid: int) -> list[int]:
+    """The API's own processes below the one that was started."""
+    return [child for child in children(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_several_processes_count_together(run_service: "RunService", free_port: int, until: Callable[..., Any]) -> None:
+    """Two processes: every scrape gives the sum, whoever answers it, also after one of them was killed."""
+    service = run_service("serve", "--port", str(free_port), "--workers", "2")
+    base = f"http://127.0.0.1:{free_port}"
+    name = 'http_requests_total{method="GET",route="/api/v1/probe/things/{number}",status="200"}'
+
+    def get(path: str) -> httpx.Response:
+        # A connection for each request, so that both processes get some.
+        return httpx.get(base + path, timeout=10)
+
+    def up() -> bool:
+        try:
+            return get("/health").status_code == 200 and len(serving(service.process.pid)) == 2
+        except httpx.TransportError:
+            return False
+
+    until(up)
+    for number in range(40):
+        assert get(f"/api/v1/probe/things/{number}").status_code == 200
+    assert {sample(get("/metrics").text, name) for _ in range(8)} == {40.0}
+    os.kill(serving(service.process.pid)[0], signal.SIGKILL)
+    until(up)
+    sent = 0
+
+    def twenty_more() -> bool:
+        nonlocal sent
+        try:
+            sent += get("/api/v1/probe/things/1").status_code == 200
+        except httpx.TransportError:
+            return False
+        return sent == 20
+
+    until(twenty_more)
+    seen = {sample(get("/metrics").text, name) for _ in range(8)}
+    assert len(seen) == 1
+    # A request that the killed process had counted and not answered may be among them.
+    assert 60.0 <= seen.pop() <= 61.0
+    assert "pid=" not in get("/metrics").text
+
+
+async def test_queues_and_workers_are_sampled(
+    web: httpx.AsyncClient, resources: "Resources", probe: ModuleType
+) -> None:
+    """How many messages wait, and since when each worker is silent, as of this very moment."""
+    from time import time
+
+    from app.core.worker_heartbeat import PREFIX
+
+    async with resources.db.transaction() as session:
+        for number in range(3):
+            enqueue(session, probe.note, str(number))
+    await resources.broker.redis.set(f"{PREFIX}celery@test", repr(time() - 20))
+    response = await web.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert sample(response.text, 'celery_queue_length{queue="low"}') == 3
+    assert sample(response.text, 'celery_queue_length{queue="critical"}') == 0
+    assert 20 <= sample(response.text, 'celery_worker_heartbeat_age_seconds{worker="celery@test"}') < 40
+    await resources.broker.redis.flushall()
+    after = (await web.get("/metrics")).text
+    assert sample(after, 'celery_queue_length{queue="low"}') == 0
+    assert "celery@test" not in after
+
+
+@pytest.mark.parametrize("how", ["without", "hung"])
+async def test_the_broker_may_be_away(
+    web: httpx.AsyncClient, resources: "Resources", request: pytest.FixtureRequest, how: str
+) -> None:
+    """The other numbers come all the same, and in time for the scrape."""
+    import asyncio
+    import time
+
+    away: Without = request.getfixturevalue(how)
+    await web.get("/health")
+    neighbour = away("broker")
+    await asyncio.to_thread(neighbour.__enter__)
+    try:
+        began = time.monotonic()
+        response = await web.get("/metrics")
+        assert time.monotonic() - began < 5
+        assert response.status_code == 200
+        assert "http_requests_total{" in response.text
+        assert "celery_queue_length{" not in response.text
+    finally:
+        await asyncio.to_thread(neighbour.__exit__, None, None, None)
+
+
+async def test_tasks_and_cache_are_counted(web: httpx.AsyncClient, resources: "Resources", probe: ModuleType) -> None:
+    """By outcome."""
+    from uuid import uuid4
+
+    from app.core.tasks import execute
+
+    names = {
+        "hit": 'cache_requests_total{outcome="hit"}',
+        "miss": 'cache_requests_total{outcome="miss"}',
+        "skipped": 'celery_tasks_total{outcome="skipped",task="probe.note"}',
+        "seconds": 'celery_task_duration_seconds_count{task="probe.note"}',
+    }
+    before = (await web.get("/metrics")).text
+    for _ in range(3):
+        await web.get("/api/v1/probe/cached")
+    await execute(resources, probe.note, uuid4(), ["x"])
+    after = (await web.get("/metrics")).text
+    grown = {key: sample(after, name) - sample(before, name) for key, name in names.items()}
+    assert grown == {"hit": 2, "miss": 1, "skipped": 1, "seconds": 1}
