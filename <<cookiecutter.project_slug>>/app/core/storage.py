@@ -57,6 +57,8 @@ def client(settings: StorageSettings) -> "S3Client":
         aws_access_key_id=settings.access_key or None,
         aws_secret_access_key=settings.secret_key.get_secret_value() or None,
         config=Config(
+            # Presigned addresses would otherwise be of version 2, which stores and most of AWS' regions refuse.
+            signature_version="s3v4",
             connect_timeout=settings.timeout_seconds,
             read_timeout=settings.timeout_seconds,
             retries={"mode": "standard", "total_max_attempts": 3},
@@ -163,17 +165,24 @@ class Storage:
             raise StorageUnavailable from error
 
 
+def _make_bucket(s3: "S3Client", bucket: str, region: str) -> None:
+    try:
+        if region == "us-east-1":
+            s3.create_bucket(Bucket=bucket)
+        else:
+            place: Any = {"LocationConstraint": region}  # the stubs know AWS' regions alone
+            s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=place)
+    except s3.exceptions.BucketAlreadyOwnedByYou:
+        return  # two deploys at once: the other one was faster
+    log.info("bucket_made", bucket=bucket)
+
+
 def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool) -> None:
     from botocore.exceptions import ClientError
 
     bucket = settings.bucket
     if not any(found.get("Name") == bucket for found in s3.list_buckets().get("Buckets", [])):
-        if settings.region == "us-east-1":
-            s3.create_bucket(Bucket=bucket)
-        else:
-            place: Any = {"LocationConstraint": settings.region}  # the stubs know AWS' regions alone
-            s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=place)
-        log.info("bucket_made", bucket=bucket)
+        _make_bucket(s3, bucket, settings.region)
     steps: list[tuple[str, Callable[[], object]]] = [
         ("versioning", lambda: s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})),
         (

@@ -1,0 +1,211 @@
+"""Object storage: bytes come back as they went, and a store that is away holds up nobody."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from app.core.storage import ObjectNotFound, Storage, StorageUnavailable, client
+
+if TYPE_CHECKING:
+    from app.core.resources import Resources
+    from app.core.settings import Settings
+    from tests.core.conftest import SettingsWith, Without
+
+
+@pytest.fixture
+async def storage(resources: "Resources") -> AsyncIterator[Storage]:
+    """The store of the stack, emptied afterwards."""
+    yield resources.storage
+    for found in await resources.storage.list(""):
+        await resources.storage.delete(found.key)
+
+
+async def test_bytes_come_back(storage: Storage) -> None:
+    """Any bytes, under any key; a second put replaces them."""
+    for key, data in (("a/b", b"\x00\xff"), ("a/ü ?#%+.txt", b""), ("a/big", b"x" * 6_000_000)):
+        await storage.put(key, data, "application/octet-stream")
+        assert await storage.get(key) == data
+    await storage.put("a/b", b"new", "text/plain")
+    assert await storage.get("a/b") == b"new"
+
+
+async def test_what_is_missing(storage: Storage) -> None:
+    """Distinct from a store that is away: trying again will not help. Deleting it is no error."""
+    with pytest.raises(ObjectNotFound):
+        await storage.get("nothing")
+    await storage.delete("nothing")
+    await storage.put("x", b"x", "text/plain")
+    await storage.delete("x")
+    with pytest.raises(ObjectNotFound):
+        await storage.get("x")
+
+
+async def test_listing(storage: Storage) -> None:
+    """Every key that begins so, with the time of its last change."""
+    for key in ("list/a", "list/b/c", "other"):
+        await storage.put(key, b"x", "text/plain")
+    found = await storage.list("list/")
+    assert sorted(item.key for item in found) == ["list/a", "list/b/c"]
+    assert all(abs(item.modified.timestamp() - time.time()) < 120 for item in found)
+    assert await storage.list("none/") == []
+
+
+async def test_presigned_address(storage: Storage) -> None:
+    """Whoever has it may fetch this object, and only this, without keys."""
+    await storage.put("signed", b"for you", "text/plain")
+    await storage.put("other", b"not for you", "text/plain")
+    address = await storage.presigned_url("signed")
+    async with httpx.AsyncClient() as browser:
+        assert (await browser.get(address)).content == b"for you"
+        assert (await browser.get(address.split("?")[0])).status_code in (400, 403)
+        assert (await browser.get(address.replace("/signed?", "/other?"))).status_code == 403
+
+
+async def test_a_thread_for_each_call(storage: Storage) -> None:
+    """Many calls at once do their work beside the loop, which goes on."""
+    worst = 0.0
+
+    async def watch() -> None:
+        nonlocal worst
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            worst = max(worst, time.monotonic() - began)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(storage.put(f"many/{number}", b"x" * 100_000, "text/plain") for number in range(30)))
+    watching.cancel()
+    assert len(await storage.list("many/")) == 30
+    assert worst < 1
+
+
+async def test_the_first_calls_may_come_at_once(settings: "Settings", resources: "Resources") -> None:
+    """boto3 makes its client once, however many ask for it."""
+    fresh = Storage(settings.storage)
+    await asyncio.gather(*(fresh.check() for _ in range(8)))
+    await fresh.close()
+
+
+@pytest.mark.parametrize("how", ["dead", "silent"])
+async def test_a_store_that_is_away(settings_with: "SettingsWith", dead_port: int, silent_port: int, how: str) -> None:
+    """503, after the deadline at the latest, and the loop is free."""
+    port = dead_port if how == "dead" else silent_port
+    storage = Storage(
+        settings_with(STORAGE_ENDPOINT_URL=f"http://127.0.0.1:{port}", STORAGE_TIMEOUT_SECONDS="0.3").storage
+    )
+    call = asyncio.create_task(storage.get("x"))
+    worst = 0.0
+    while not call.done():
+        began = time.monotonic()
+        await asyncio.sleep(0.01)
+        worst = max(worst, time.monotonic() - began)
+    with pytest.raises(StorageUnavailable):
+        await call
+    assert worst < 1
+    await storage.close()
+
+
+async def test_wrong_keys(settings_with: "SettingsWith") -> None:
+    """The store checks signatures: a wrong secret is a store that is not available, not an object that is missing."""
+    storage = Storage(settings_with(STORAGE_SECRET_KEY="wrong" * 8).storage)
+    with pytest.raises(StorageUnavailable):
+        await storage.get("x")
+    await storage.close()
+
+
+async def test_a_missing_bucket(settings_with: "SettingsWith", resources: "Resources") -> None:
+    """Health notices, and the command that makes it may run again and again."""
+    storage = Storage(settings_with(STORAGE_BUCKET="another").storage)
+    with pytest.raises((ObjectNotFound, StorageUnavailable)):
+        await storage.check()
+    await storage.ensure_bucket(strict=False)
+    await storage.ensure_bucket(strict=False)
+    await storage.check()
+    await storage.close()
+
+
+async def test_a_development_store_lacks_features(resources: "Resources") -> None:
+    """Tolerated in development, an error elsewhere: versions are what an accident is undone with."""
+    await resources.storage.ensure_bucket(strict=False)
+    with pytest.raises(StorageUnavailable):
+        await resources.storage.ensure_bucket(strict=True)
+
+
+@pytest.fixture(scope="module")
+def moto_port() -> Iterator[int]:
+    """A server that knows all of S3's configuration, and checks no signature."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert time.monotonic() < deadline
+            assert server.poll() is None
+            time.sleep(0.05)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])
+async def test_the_bucket_keeps_old_versions(settings_with: "SettingsWith", moto_port: int, region: str) -> None:
+    """Versioning on, old versions and half-finished uploads removed after a while; a second run changes nothing."""
+    settings = settings_with(
+        STORAGE_ENDPOINT_URL=f"http://127.0.0.1:{moto_port}",
+        STORAGE_BUCKET=f"bucket-{region}",
+        STORAGE_REGION=region,
+        STORAGE_OLD_VERSIONS_DAYS="17",
+    ).storage
+    storage = Storage(settings)
+    await asyncio.gather(*(storage.ensure_bucket(strict=True) for _ in range(3)))
+    await storage.ensure_bucket(strict=True)
+    await storage.put("x", b"old", "text/plain")
+    await storage.put("x", b"new", "text/plain")
+    await storage.delete("x")
+    await storage.close()
+
+    def look() -> tuple[Any, Any, Any]:
+        s3 = client(settings)
+        return (
+            s3.get_bucket_versioning(Bucket=settings.bucket),
+            s3.get_bucket_lifecycle_configuration(Bucket=settings.bucket),
+            s3.list_object_versions(Bucket=settings.bucket),
+        )
+
+    versioning, lifecycle, versions = await asyncio.to_thread(look)
+    assert versioning["Status"] == "Enabled"
+    (rule,) = lifecycle["Rules"]
+    assert rule["Status"] == "Enabled"
+    assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == 17
+    assert rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] == 1
+    assert len(versions["Versions"]) == 2
+
+
+async def test_the_store_may_come_back(storage: Storage, without: "Without", eventually: Callable[..., Any]) -> None:
+    """An error while it was away is not remembered."""
+    await storage.put("x", b"x", "text/plain")
+    neighbour = without("storage")
+    await asyncio.to_thread(neighbour.__enter__)
+    try:
+        with pytest.raises(StorageUnavailable):
+            await storage.get("x")
+    finally:
+        await asyncio.to_thread(neighbour.__exit__, None, None, None)
+    assert await storage.get("x") == b"x"
