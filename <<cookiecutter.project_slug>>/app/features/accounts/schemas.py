@@ -22,7 +22,15 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _text(value: SecretStr) -> SecretStr:
+    # JSON can carry half a surrogate pair, which nothing can encode. Ordinary strings are checked for that by pydantic.
+    if any("\ud800" <= character <= "\udfff" for character in value.get_secret_value()):
+        raise ValueError("must be text")
+    return value
+
+
 Email = Annotated[EmailStr, AfterValidator(_lower)]
+Password = Annotated[SecretStr, AfterValidator(_text)]
 Name = Annotated[str, StringConstraints(max_length=100, strip_whitespace=True), AfterValidator(_no_nul)]
 
 
@@ -32,7 +40,7 @@ class Registration(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     email: Email = Field(examples=["ada@example.com"])
-    password: SecretStr = Field(min_length=MIN_PASSWORD, max_length=MAX_PASSWORD, examples=["correct horse battery"])
+    password: Password = Field(min_length=MIN_PASSWORD, max_length=MAX_PASSWORD, examples=["correct horse battery"])
     display_name: Name = Field(default="", examples=["Ada Lovelace"])
 
 
@@ -42,7 +50,7 @@ class Credentials(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     email: Email = Field(examples=["ada@example.com"])
-    password: SecretStr = Field(max_length=MAX_PASSWORD, examples=["correct horse battery"])
+    password: Password = Field(max_length=MAX_PASSWORD, examples=["correct horse battery"])
 
 
 class Token(BaseModel):
