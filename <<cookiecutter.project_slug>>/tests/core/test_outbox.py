@@ -266,7 +266,7 @@ class TestSweep:
         assert sum(swept) == 20
         assert await resources.broker.redis.llen("low") == 20
 
-    async def test_oldest_first(self, resources: "Resources", probe: ModuleType, outbox: Outbox) -> None:
+    async def test_oldest_first(self, resources: "Resources", outbox: Outbox) -> None:
         """When there is more than one batch, nothing starves."""
         from app.core import outbox as module
 

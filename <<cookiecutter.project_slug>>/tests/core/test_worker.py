@@ -1,0 +1,291 @@
+"""Real workers and a real beat: what was asked for gets done, in the right order, whatever dies on the way."""
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import httpx
+import pytest
+from kombu import Connection
+from sqlalchemy import select, text
+
+from app.core.outbox import OutboxTask, State
+from app.core.tasks import Queue, Task, celery_app, enqueue
+
+if TYPE_CHECKING:
+    from app.core.resources import Resources
+    from tests.core.conftest import RunService, Service
+
+Until = Callable[..., Any]
+
+
+@pytest.fixture
+def work(run_service: "RunService", resources: "Resources") -> "Callable[..., Service]":
+    """Starts a worker: `work(1, TASKS_LEASE_SECONDS="1")` has one process."""
+
+    def start(concurrency: int = 2, **environment: str) -> "Service":
+        return run_service("worker", "--concurrency", str(concurrency), **environment)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def team(
+    services: "Callable[[Path], AbstractContextManager[RunService]]", tmp_path_factory: pytest.TempPathFactory
+) -> "Iterator[Service]":
+    """A worker of three processes and a beat, for the tests that leave them as they were."""
+    folder = tmp_path_factory.mktemp("team")
+    with services(folder) as run:
+        run("beat", "--schedule", str(folder / "schedule"))
+        yield run("worker", "--concurrency", "3", TASKS_LEASE_SECONDS="1")
+
+
+async def ask(resources: "Resources", task: Task[Any], *names: str) -> list[UUID]:
+    """Enqueue a task once for each name, all in one transaction."""
+    async with resources.db.transaction() as session:
+        return [enqueue(session, task, name) for name in names]
+
+
+async def said(resources: "Resources", where: str) -> list[str]:
+    """What tasks have said so far."""
+    lines = await resources.cache.redis.lrange(where, 0, -1)
+    return [line.decode() if isinstance(line, bytes) else line for line in lines]
+
+
+async def left(resources: "Resources") -> list[tuple[str, str, int]]:
+    """Tasks that are not done: name, state, attempts."""
+    async with resources.db.read() as session:
+        found = await session.execute(
+            select(OutboxTask.name, OutboxTask.state, OutboxTask.attempts).order_by(OutboxTask.id)
+        )
+        return [(row.name, row.state, row.attempts) for row in found]
+
+
+async def test_urgent_work_goes_first(
+    resources: "Resources", probe: ModuleType, work: "Callable[..., Service]", eventually: Until
+) -> None:
+    """One process, a flooded low queue: a critical task waits for the one that runs, and for none that waits.
+
+    The same worker shows that each queue's messages are its own: nothing is done twice.
+    """
+    work(1)
+    low = [f"low-{number}" for number in range(30)]
+    await ask(resources, probe.wait, *low)
+    await eventually(lambda: said(resources, probe.BEGUN))
+    await ask(resources, probe.note_critical, "critical")
+    await eventually(lambda: resources.broker.redis.llen("critical"))
+    await resources.cache.redis.set(probe.GATE, 1)
+
+    async def empty() -> bool:
+        return not await left(resources)
+
+    await eventually(empty)
+    begun = await said(resources, probe.BEGUN)
+    # One low task ran, and one more may have been handed to the process already.
+    assert begun.index("critical") <= 2
+    assert sorted(begun) == sorted([*low, "critical"])
+
+
+async def test_a_message_is_in_one_queue(resources: "Resources", probe: ModuleType) -> None:
+    """Sent for low, it is not delivered to the others as well, as it would be on a shared exchange."""
+    await ask(resources, probe.note, "x")
+    lengths = {queue: await resources.broker.redis.llen(queue) for queue in Queue}
+    assert lengths == {Queue.CRITICAL: 0, Queue.HIGH: 0, Queue.MEDIUM: 0, Queue.LOW: 1}
+
+
+async def test_a_worker_may_serve_some_queues_alone(
+    resources: "Resources", probe: ModuleType, run_service: "RunService", eventually: Until
+) -> None:
+    """A worker kept free for urgent work leaves the rest where it is."""
+    run_service("worker", "--concurrency", "1", "--queues", "critical")
+    await ask(resources, probe.note, "low")
+    await ask(resources, probe.note_critical, "critical")
+    await eventually(lambda: said(resources, probe.DONE))
+    assert await said(resources, probe.DONE) == ["critical"]
+    assert await resources.broker.redis.llen("low") == 1
+
+
+async def test_killed_in_mid_task(
+    resources: "Resources",
+    probe: ModuleType,
+    work: "Callable[..., Service]",
+    run_service: "RunService",
+    eventually: Until,
+) -> None:
+    """kill -9 of a whole worker: when its lease is over another one does the task from the beginning."""
+    first = work(1)
+    (identity,) = await ask(resources, probe.wait, "x")
+    await eventually(lambda: said(resources, probe.BEGUN))
+    first.kill()
+    assert await left(resources) == [("probe.wait", State.RUNNING, 1)]
+    await resources.cache.redis.set(probe.GATE, 1)
+    work(1)
+    run_service("beat", "--schedule", str(first.log.parent / "schedule"))
+    assert await eventually(lambda: said(resources, probe.DONE)) == ["x"]
+    assert await said(resources, probe.BEGUN) == ["x", "x"]
+
+    async def gone() -> bool:
+        async with resources.db.read() as session:
+            return await session.get(OutboxTask, identity) is None
+
+    await eventually(gone)
+
+
+async def test_what_was_never_sent_and_what_kills_or_blocks(
+    resources: "Resources", probe: ModuleType, team: "Service", eventually: Until
+) -> None:
+    """With beat and a worker: a row that nobody sent is done; a task that kills its process, or blocks it, ends dead.
+
+    And the worker is there for others all the while.
+    """
+    async with resources.db.transaction() as session:
+        session.add(OutboxTask(name="probe.note", args=["left behind"], queue="low", context={}))
+    await ask(resources, probe.die, "killer")
+    await ask(resources, probe.block, "blocker")
+
+    async def all_settled() -> bool:
+        return [state for _, state, _ in await left(resources)] == [State.DEAD, State.DEAD]
+
+    await eventually(all_settled, 60)
+    assert await said(resources, probe.DONE) == ["left behind"]
+    assert sorted(await said(resources, probe.BURIED)) == ["blocker", "killer"]
+    begun = await said(resources, probe.BEGUN)
+    assert (begun.count("killer"), begun.count("blocker")) == (2, 1)
+    # The features' own schedule runs as well, with no request's id in its logs.
+    assert set(await eventually(lambda: said(resources, probe.TICKS))) == {""}
+    await ask(resources, probe.note, "after all")
+    await eventually(lambda: _is_last(resources, probe, "after all"))
+
+
+async def _is_last(resources: "Resources", probe: ModuleType, name: str) -> bool:
+    return (await said(resources, probe.DONE))[-1] == name
+
+
+async def test_retries_in_a_real_worker(
+    resources: "Resources", probe: ModuleType, team: "Service", eventually: Until
+) -> None:
+    """A failing task is tried as often as it says, its error is logged masked, and it ends dead."""
+    await ask(resources, probe.fail, "x")
+    assert await eventually(lambda: said(resources, probe.BURIED)) == ["x"]
+    assert await said(resources, probe.BEGUN) == ["x"] * 3
+    assert await left(resources) == [("probe.fail", State.DEAD, 3)]
+    written = team.log.read_text()
+    assert "task_failed" in written
+    assert "task_dead" in written
+    assert "ada@example.com" not in written
+    assert "hunter22" not in written
+
+
+async def test_only_json_is_read(
+    resources: "Resources", probe: ModuleType, team: "Service", tmp_path: Path, eventually: Until
+) -> None:
+    """A pickled message could run anything: it is thrown away unread, and the worker goes on."""
+    marker = tmp_path / "pwned"
+
+    class Attack:
+        """What runs a command when it is unpickled."""
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(marker),)
+
+    def send() -> None:
+        with Connection(resources.settings.broker.address()) as connection:
+            queue = celery_app(resources.settings).amqp.queues["low"]
+            connection.Producer().publish(
+                Attack(),
+                serializer="pickle",
+                exchange="",
+                routing_key="low",
+                declare=[queue],
+                headers={"id": "x", "task": "probe.note"},
+            )
+
+    await asyncio.to_thread(send)
+    await ask(resources, probe.note, "after")
+    await eventually(lambda: said(resources, probe.DONE))
+    assert not marker.exists()
+    assert "ContentDisallowed" in team.log.read_text()
+
+
+async def test_a_worker_announces_itself_and_counts(
+    resources: "Resources",
+    probe: ModuleType,
+    work: "Callable[..., Service]",
+    eventually: Until,
+    free_port: int,
+    tmp_path: Path,
+) -> None:
+    """Metrics on a port of its own, over all of its processes, dead ones included; a heartbeat; an end without traces."""
+    from app.core.worker_heartbeat import heartbeats
+
+    service = work(2, METRICS_WORKER_PORT=str(free_port), TMPDIR=str(tmp_path))
+
+    async def counted() -> float:
+        try:
+            async with httpx.AsyncClient() as client:
+                answer = await client.get(f"http://127.0.0.1:{free_port}/metrics")
+        except httpx.TransportError:
+            return 0.0
+        found = re.search(r'^celery_tasks_total\{outcome="done",task="probe.note"\} (\S+)$', answer.text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    async def ten() -> bool:
+        return await counted() == 10
+
+    async def twenty() -> bool:
+        return await counted() == 20
+
+    await ask(resources, probe.note, *(str(number) for number in range(10)))
+    await eventually(ten)
+    for child in children(service.process.pid):
+        os.kill(child, signal.SIGKILL)
+    await ask(resources, probe.note, *(str(number) for number in range(10, 20)))
+    await eventually(twenty)
+    assert await eventually(lambda: heartbeats(resources.broker.redis))
+    service.process.terminate()
+    assert await asyncio.to_thread(service.process.wait, 20) == 0
+    assert await asyncio.to_thread(list, tmp_path.glob("metrics-*")) == []
+
+
+def children(pid: int) -> list[int]:
+    """The worker's processes."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def test_a_worker_lets_its_tasks_end(
+    resources: "Resources", probe: ModuleType, work: "Callable[..., Service]", eventually: Until
+) -> None:
+    """SIGTERM, as at a deploy: what runs is done, nothing new is begun, and the process ends by itself."""
+    service = work(1)
+    await ask(resources, probe.wait, "running", "waiting")
+    await eventually(lambda: said(resources, probe.BEGUN))
+    service.process.terminate()
+    await eventually(lambda: "Warm shutdown" in service.log.read_text() or service.process.poll() is None)
+    await resources.cache.redis.set(probe.GATE, 1)
+    assert await asyncio.to_thread(service.process.wait, 20) == 0
+    assert "running" in await said(resources, probe.DONE)
+    remaining = await left(resources)
+    assert all(state != State.RUNNING for _, state, _ in remaining), remaining
+
+
+async def test_a_database_that_comes_back_is_used_again(
+    resources: "Resources", probe: ModuleType, team: "Service", eventually: Until
+) -> None:
+    """A worker outlives the restart of its connections."""
+    await ask(resources, probe.note, "before")
+    await eventually(lambda: said(resources, probe.DONE))
+    async with resources.db.read() as session:
+        await session.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
+            )
+        )
+    await ask(resources, probe.note, "after")
+    await eventually(lambda: _is_last(resources, probe, "after"))
