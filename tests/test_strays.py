@@ -20,7 +20,7 @@ WORDS = {
     ),
     # `minioadmin` is a password that nobody may use, wherever the storage is.
     ("object_storage", "minio"): r"minio(?!admin)",
-    ("monitoring", "prometheus"): r"grafana|alertmanager|promtool|amtool|ops/prometheus|prometheus:",
+    ("monitoring", "prometheus"): r"grafana|alertmanager|promtool|amtool|ops/prometheus|^  prometheus:",
 }
 
 TAG = re.compile(r"<<%.*?%>>|<<#.*?#>>|<<.*?>>", re.DOTALL)

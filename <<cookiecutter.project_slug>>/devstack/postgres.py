@@ -22,7 +22,7 @@ from devstack.services import Context, Service, base_environment
 SUPERUSER = "postgres"
 # The line of postmaster.pid with the server's state, as pg_ctl reads it.
 STATUS_LINE = 7
-NEEDED = {"CAP_DAC_OVERRIDE": 1, "CAP_SETGID": 6, "CAP_SETUID": 7}
+NEEDED = {"CAP_DAC_OVERRIDE": 1, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8}
 
 # `vector` is not a trusted extension, so only the superuser can create it. In template1 it is part of every database
 # made later, by tests and by a restore, for which the role may create databases.
@@ -191,6 +191,9 @@ def unprivileged(command: Sequence[str]) -> list[str]:
         f"--reuid={nobody.pw_uid}",
         f"--regid={nobody.pw_gid}",
         "--clear-groups",
+        # Without it access(2), by which initdb looks for its neighbours, disregards the privilege: it asks for the
+        # real user, and a virtual environment below a folder of mode 0700 would not be found.
+        "--securebits=+no_setuid_fixup",
         "--inh-caps=-all,+dac_override",
         "--ambient-caps=-all,+dac_override",
         *command,
