@@ -33,7 +33,9 @@ def variables(project: Path) -> dict[str, str]:
     settings = set(re.findall(r"(?m)^#? ?([A-Z][A-Z0-9_]*)=", example))
     make = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VIRTUAL_ENV", "VENV", "PYTHON", "ARGS", "CHECK"}
     pytest = {name for name in os.environ if name.startswith(("PYTEST_", "COV_"))}
-    return {name: value for name, value in os.environ.items() if name not in settings | make | pytest}
+    own = {name: value for name, value in os.environ.items() if name not in settings | make | pytest}
+    # `make setup` takes a uv that is on PATH; the template has one.
+    return own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{own.get('PATH', os.defpath)}"}
 
 
 def environment(project: Path, say: Say) -> Path:

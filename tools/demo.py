@@ -223,7 +223,9 @@ def own_environment(project: Path) -> dict[str, str]:
     example = (project / ".env.example").read_text(encoding="utf-8")
     settings = set(re.findall(r"(?m)^#? ?([A-Z][A-Z0-9_]*)=", example))
     make = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VIRTUAL_ENV", "VENV", "PYTHON", "CHECK", "ARGS"}
-    return {name: value for name, value in os.environ.items() if name not in settings | make}
+    environment = {name: value for name, value in os.environ.items() if name not in settings | make}
+    # `make setup` takes a uv that is on PATH, as on the machine of anybody who has one; the template has.
+    return environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"}
 
 
 class Service:
