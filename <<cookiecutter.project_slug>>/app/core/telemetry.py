@@ -31,6 +31,8 @@ def configure_sentry(settings: Settings, service: str) -> None:
         release=f"{project().name}@{project().version}",
         traces_sample_rate=rate if rate is not None else (0.1 if settings.production else 1.0),
         send_default_pii=False,
+        # They hold whatever a client has sent, headers as lists of bytes among it: no mask knows all of that.
+        include_local_variables=False,
         before_send=_mask_event,
         before_send_transaction=_mask_event,
         # Looking for everything that could be integrated imports it all: 5.8 s and 153 MB, against 0.6 s and 31 MB.
