@@ -29,7 +29,7 @@ from kombu import Queue as BrokerQueue
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import metrics
-from app.core.db import OUTBOX, Database, new_id
+from app.core.db import OUTBOX, Database, DatabaseUnavailable, new_id
 from app.core.logging import request_id, user_id
 from app.core.outbox import Claim, Outbox, OutboxTask
 from app.core.settings import Settings
@@ -44,6 +44,7 @@ P = ParamSpec("P")
 SEND_SECONDS = 3.0
 SENDERS = 4
 HARD_LIMIT_GRACE_SECONDS = 5.0
+CLAIM_WAITS = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 class Queue(StrEnum):
@@ -195,7 +196,7 @@ async def _settled(resources: "Resources", task: Task[Any], task_id: UUID, args:
     if not task.durable:
         return "done" if await _attempt(resources, task, args) is None else "failed"
     outbox = Outbox(resources.db, resources.settings.tasks)
-    claim = await outbox.claim(task_id)
+    claim = await _claim(outbox, task_id)
     if claim is None:
         return "skipped"
     request_id.set(claim.context.get("request_id", ""))
@@ -229,6 +230,21 @@ async def _settled(resources: "Resources", task: Task[Any], task_id: UUID, args:
             log.exception("task_on_dead_failed", task=task.name, task_id=str(task_id))
             capture(failure)
     return "dead"
+
+
+async def _claim(outbox: Outbox, task_id: UUID) -> Claim | None:
+    """Take the task. The end of a database's restart is waited for: a message given up is sent again only much later.
+
+    The connections of a worker have always been closed by such a restart, as nothing runs between two messages that
+    could notice.
+    """
+    for wait in CLAIM_WAITS:
+        try:
+            return await outbox.claim(task_id)
+        except DatabaseUnavailable as error:
+            log.warning("task_not_claimed", task_id=str(task_id), error=repr(error))
+            await asyncio.sleep(wait)
+    return await outbox.claim(task_id)
 
 
 async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any]) -> str | None:

@@ -32,6 +32,13 @@ class Pets(FeatureSettings):
     token: SecretStr = _secret("Opens the gate.")
 
 
+class Meaning(FeatureSettings):
+    """A feature that searches by meaning."""
+
+    prefix = "MEANING_"
+    compares_meaning = True
+
+
 def faults(*groups: type[FeatureSettings]) -> list[str]:
     """What is wrong with the environment."""
     with pytest.raises(SettingsError) as caught:
@@ -172,7 +179,7 @@ def test_faults_are_said_all_at_once(bare: pytest.MonkeyPatch) -> None:
     bare.setenv("HTTP_ALLOWED_HOSTS", "*")
     bare.setenv("STORAGE_ACCESS_KEY", "minioadmin")
     bare.setenv("STORAGE_SECRET_KEY", "minioadmin")
-    found = {fault.split(":")[0]: fault for fault in faults(Pets)}
+    found = {fault.split(":")[0]: fault for fault in faults(Pets, Meaning)}
     assert set(found) >= {
         "DATABASE_PORT",
         "HTTP_WORKERS",
