@@ -60,7 +60,8 @@ def make(project: Path, venv: Path, say: Say, *arguments: str, seconds: int = 48
         process = subprocess.Popen(
             ["make", f"VENV={venv}", *arguments],
             cwd=project,
-            env=variables(project),
+            # What mypy has learned about the libraries holds for every bake that uses them.
+            env={**variables(project), "MYPY_CACHE_DIR": str(venv / "mypy-cache")},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
