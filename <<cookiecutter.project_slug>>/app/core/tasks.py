@@ -186,9 +186,7 @@ async def execute(resources: "Resources", task: Task[Any], task_id: UUID, args: 
     metrics.TASKS.labels(task.name, outcome).inc()
     metrics.TASK_SECONDS.labels(task.name).observe(seconds)
     if task.durable:  # what runs every few seconds would be most of the log
-        log.info(
-            "task", task=task.name, task_id=str(task_id), outcome=outcome, milliseconds=round(seconds * 1000, 2)
-        )
+        log.info("task", task=task.name, task_id=str(task_id), outcome=outcome, milliseconds=round(seconds * 1000, 2))
     return outcome
 
 
