@@ -136,6 +136,8 @@ class Publisher:
         self._celery = celery_app(settings)
         # By default sending waits as long as receiving, and a thread cannot be interrupted.
         self._celery.conf.broker_transport_options["socket_timeout"] = SEND_SECONDS
+        # Not Celery's own pool, which nothing closes and every application in the process shares.
+        self._connections = self._celery.connection_for_write().Pool(SENDERS)
         # Threads of its own: a silent broker holds up these and nothing else that runs in threads.
         self._threads = ThreadPoolExecutor(SENDERS, thread_name_prefix="publisher")
 
@@ -152,11 +154,15 @@ class Publisher:
     async def close(self) -> None:
         """Close the connections to the broker."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._celery.close)
+        await asyncio.to_thread(self._connections.force_close_all)
+        self._celery.close()
 
     def _send(self, rows: Sequence[OutboxTask]) -> None:
-        for row in rows:
-            self._celery.send_task(row.name, args=row.args, queue=row.queue, task_id=str(row.id), retry=False)
+        with self._connections.acquire(block=True) as connection:
+            for row in rows:
+                self._celery.send_task(
+                    row.name, args=row.args, queue=row.queue, task_id=str(row.id), retry=False, connection=connection
+                )
 
 
 async def sweep(resources: "Resources") -> int:
