@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.core.settings import Settings
 
-KEY = "k" * 10 + "0123456789abcdef" * 3
+KEY = "k" * 16 + "0123456789abcdef" * 3
 AUTH = Auth(secret_key=SecretStr(KEY))
 
 

@@ -147,5 +147,6 @@ async def test_a_database_that_comes_back_is_used_again(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
             )
         )
+    await resources.db.engine.dispose()  # ours were closed as well
     await ask(resources, probe.note, "after")
     await eventually(lambda: _is_last(resources, probe, "after"))
