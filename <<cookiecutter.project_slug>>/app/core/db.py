@@ -152,7 +152,8 @@ class Database:
 def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
     """Have the pool replace a connection whose server has hung up, as it does to all of them when it restarts.
 
-    asyncpg has noticed by then where a loop runs all the time, as in the API. `pool_pre_ping` would ask, with three round trips at every use of a connection.
+    asyncpg has noticed by then where a loop runs all the time, as in the API. `pool_pre_ping` would ask, with three
+    round trips at every use of a connection.
     """
     if connection.driver_connection.is_closed():
         raise DisconnectionError

@@ -139,7 +139,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` argument of a route for the errors it can give."""
     return {
         status: {
-            "description": HTTPStatus(status).phrase,
+            "description": _title(status),
             "model": Problem,
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
@@ -151,7 +151,7 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
     """A problem document as bytes."""
     document: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": _title(status),
         "status": status,
         "detail": detail,
         "code": code,
@@ -160,6 +160,14 @@ def problem(status: int, code: str, detail: str, errors: list[dict[str, str]] | 
     if errors is not None:
         document["errors"] = errors
     return orjson.dumps(document)
+
+
+# As RFC 9110 calls them; the standard library does so only from Python 3.13 on.
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+def _title(status: int) -> str:
+    return _TITLES.get(status) or HTTPStatus(status).phrase
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -44,7 +44,7 @@ P = ParamSpec("P")
 SEND_SECONDS = 3.0
 SENDERS = 4
 HARD_LIMIT_GRACE_SECONDS = 5.0
-CLAIM_WAITS = (0.0, 0.5, 1.0, 2.0, 4.0)
+LONGEST_CLAIM_WAIT_SECONDS = 5.0
 
 
 class Queue(StrEnum):
@@ -237,18 +237,19 @@ async def _settled(resources: "Resources", task: Task[Any], task_id: UUID, args:
 
 
 async def _claim(outbox: Outbox, task_id: UUID) -> Claim | None:
-    """Take the task. The end of a database's restart is waited for: a message given up is sent again only much later.
+    """Take the task. A database that is away is waited for: a message given up is sent again only much later.
 
-    The connections of a worker have always been closed by such a restart, as nothing runs between two messages that
-    could notice.
+    There is nothing else to do meanwhile, as no task can be taken. A worker meets closed connections after every restart
+    of the database, because nothing runs between two messages that could notice; so the first wait is none.
     """
-    for wait in CLAIM_WAITS:
+    wait = 0.0
+    while True:
         try:
             return await outbox.claim(task_id)
         except DatabaseUnavailable as error:
             log.warning("task_not_claimed", task_id=str(task_id), error=repr(error))
-            await asyncio.sleep(wait)
-    return await outbox.claim(task_id)
+        await asyncio.sleep(wait)
+        wait = min(wait * 2 or 0.1, LONGEST_CLAIM_WAIT_SECONDS)
 
 
 async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any]) -> str | None:

@@ -44,7 +44,8 @@ async def test_every_error_is_a_problem_document(kind: type[AppError]) -> None:
     assert response.headers["content-type"] == MEDIA_TYPE
     assert response.json() == {
         "type": "about:blank",
-        "title": response.reason_phrase,
+        # RFC 9110's names, on every Python.
+        "title": {413: "Content Too Large", 422: "Unprocessable Content"}.get(kind.status, response.reason_phrase),
         "status": kind.status,
         "detail": kind.detail,
         "code": kind.code(),
