@@ -34,7 +34,11 @@ class Check:
 
 
 class Unavailable(Exception):
-    """The checker cannot be had on this machine; the text says what to do."""
+    """The checker is not installed; the text says what to do."""
+
+
+class Foreign(Unavailable):
+    """The checker comes from no Python package, and the machine has none."""
 
 
 def search_path() -> str:

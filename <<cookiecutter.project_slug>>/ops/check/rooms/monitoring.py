@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ops.check.tools import Check, Findings, Unavailable, find, findings, run
+from ops.check.tools import Check, Findings, Foreign, find, findings, run
 
 #: Debian's packages of the tools.
 PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
@@ -17,7 +17,7 @@ def tool(root: Path, name: str) -> str:
     """The tool from PATH; else, on a Debian-like machine, out of its package, without installing that.
 
     Raises:
-        Unavailable: neither works.
+        Foreign: neither works.
     """
     if found := find(name):
         return found
@@ -25,16 +25,12 @@ def tool(root: Path, name: str) -> str:
     if not kept.exists():
         advice = f"{name} is not here: apt-get install {PACKAGES[name]}, or go on without it: SKIP={name}"
         if not (find("apt-get") and find("dpkg-deb")):
-            raise Unavailable(advice)
+            raise Foreign(advice)
         with tempfile.TemporaryDirectory(prefix="tools-") as scratch:
             folder = Path(scratch)
-            folder.chmod(0o755)  # apt downloads as a user of its own
-            fetched = subprocess.run(
-                ["apt-get", "download", "-qq", PACKAGES[name]], cwd=folder, capture_output=True, check=False
-            )
-            package = next(folder.glob("*.deb"), None)
-            if fetched.returncode or package is None:
-                raise Unavailable(advice)
+            package = download(PACKAGES[name], folder)
+            if package is None:
+                raise Foreign(advice)
             subprocess.run(["dpkg-deb", "--extract", package, folder / "tree"], check=True)
             kept.parent.mkdir(parents=True, exist_ok=True)
             fresh = kept.with_name(f"{name}.new")
@@ -42,6 +38,28 @@ def tool(root: Path, name: str) -> str:
             fresh.chmod(0o755)
             fresh.replace(kept)
     return str(kept)
+
+
+def download(package: str, folder: Path) -> Path | None:
+    """The package's file by apt, as any user: where the machine has no lists of packages, they are fetched into `folder`."""
+    folder.chmod(0o755)  # apt downloads as a user of its own
+    (folder / "lists/partial").mkdir(parents=True)
+    (folder / "cache/archives/partial").mkdir(parents=True)
+    own = [
+        "-o",
+        f"Dir::State::lists={folder}/lists",
+        "-o",
+        f"Dir::Cache={folder}/cache",
+        "-o",
+        "APT::Sandbox::User=root",
+    ]
+    for options in ([], own):
+        if options:
+            subprocess.run(["apt-get", "-qq", *options, "update"], cwd=folder, capture_output=True, check=False)
+        subprocess.run(["apt-get", "-qq", *options, "download", package], cwd=folder, capture_output=True, check=False)
+        if found := next(folder.glob("*.deb"), None):
+            return found
+    return None
 
 
 def checking(name: str, *arguments: str) -> Callable[[Path], Findings]:
