@@ -35,6 +35,7 @@ PRODUCTION = {
     "AI_ALLOW_OFFLINE": "true",
     "HTTP_ALLOWED_HOSTS": LOOPBACK,
     "HTTP_CORS_ORIGINS": "https://app.example.com",
+    "HTTP_WORKERS": "1",  # the process that was started is then the one that serves, and counts
 }
 # Longer than the measuring takes.
 TOKEN = {"AUTH_ACCESS_TOKEN_MINUTES": "120"}
