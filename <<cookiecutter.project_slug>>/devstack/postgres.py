@@ -127,7 +127,9 @@ class Postgres(Service):
             "timezone": "UTC",
         }
         if not self.context.durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            # Nothing need survive a crash of the machine. What was committed must survive a kill of the server, which
+            # is why `synchronous_commit` stays on.
+            settings |= {"fsync": "off", "full_page_writes": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return unprivileged([str(programs.postgres_bin() / "postgres"), "-D", str(self.cluster), *options])
 
