@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import pytest
 from kombu import Connection
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from app.core.outbox import OutboxTask, State
-from app.core.tasks import Task, celery_app, enqueue
+from app.core.tasks import celery_app
+from tests.core.asking import ask, left, said
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
@@ -32,27 +32,6 @@ def team(
     with services(folder) as run:
         run("beat", "--schedule", str(folder / "schedule"))
         yield run("worker", "--concurrency", "3", TASKS_LEASE_SECONDS="1")
-
-
-async def ask(resources: "Resources", task: Task[Any], *names: str) -> list[UUID]:
-    """Enqueue a task once for each name, all in one transaction."""
-    async with resources.db.transaction() as session:
-        return [enqueue(session, task, name) for name in names]
-
-
-async def said(resources: "Resources", where: str) -> list[str]:
-    """What tasks have said so far."""
-    lines = await resources.cache.redis.lrange(where, 0, -1)
-    return [line.decode() if isinstance(line, bytes) else line for line in lines]
-
-
-async def left(resources: "Resources") -> list[tuple[str, str, int]]:
-    """Tasks that are not done: name, state, attempts."""
-    async with resources.db.read() as session:
-        found = await session.execute(
-            select(OutboxTask.name, OutboxTask.state, OutboxTask.attempts).order_by(OutboxTask.id)
-        )
-        return [(row.name, row.state, row.attempts) for row in found]
 
 
 async def test_what_was_never_sent_and_what_kills_or_blocks(
