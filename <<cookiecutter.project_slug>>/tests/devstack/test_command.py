@@ -1,9 +1,11 @@
 """`make dev` keeps its promises: it says what it does, keeps data, and leaves nothing running, however it ends."""
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,14 @@ from tests.devstack.running import DEADLINE_SECONDS, ROOT, Running, eventually, 
 
 NEIGHBOURS = "postgres,cache,broker,storage"
 Start = Callable[..., Running]
+
+
+@pytest.fixture(autouse=True)
+def _usual_ports() -> Iterator[None]:
+    """One command at a time: two that start in the same moment would both find the usual ports free."""
+    with (Path(tempfile.gettempdir()) / "devstack-usual-ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
