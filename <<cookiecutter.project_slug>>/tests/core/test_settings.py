@@ -14,9 +14,9 @@ from app.core.settings import (
     FeatureSettings,
     Settings,
     SettingsError,
-    _secret,
     load_settings,
     redacted,
+    secret,
     secret_faults,
 )
 
@@ -29,7 +29,7 @@ class Pets(FeatureSettings):
     prefix = "PETS_"
 
     max_legs: int = Field(default=4, ge=0, description="Most legs.")
-    token: SecretStr = _secret("Opens the gate.")
+    token: SecretStr = secret("Opens the gate.")
 
 
 class Meaning(FeatureSettings):
@@ -267,8 +267,8 @@ def test_no_secret_is_in_what_is_logged(production: pytest.MonkeyPatch) -> None:
     text = json_line(masked(shown)).decode()
     assert shown["database_pool_size"] == 17
     assert shown["backup_s3_secret_key"] == ""
-    for secret in (STRONG, "hunter2", "hunter3"):
-        assert secret not in text
+    for value in (STRONG, "hunter2", "hunter3"):
+        assert value not in text
     assert orjson.loads(text)["auth_secret_key"]
 
 

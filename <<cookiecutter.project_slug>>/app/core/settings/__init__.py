@@ -1,0 +1,56 @@
+"""Typed settings: the one place that reads the environment, a file for each group.
+
+A variable is named GROUP_FIELD: `DATABASE_POOL_SIZE` is `settings.database.pool_size`. Every field carries its own
+documentation; `.env.example` is made from it (`make generate`) and a check holds the two together. A feature brings
+its own group (`FeatureSettings`), which goes when the feature goes.
+"""
+
+from app.core.settings.ai import Ai
+from app.core.settings.auth import Auth
+from app.core.settings.backup import Backup
+from app.core.settings.base import NO_SECRET, Address, CommaList, FeatureSettings, secret
+from app.core.settings.database import Database
+from app.core.settings.health import Health
+from app.core.settings.http import Http
+from app.core.settings.listing import default_text, documented, is_generated, redacted
+from app.core.settings.loading import ENV_FILE_VARIABLE, SettingsError, env_file, load_settings
+from app.core.settings.log import Log
+from app.core.settings.production import production_faults, secret_faults
+from app.core.settings.redis import Broker, Cache
+from app.core.settings.root import Environment, Settings
+from app.core.settings.storage import Storage
+from app.core.settings.tasks import Tasks
+from app.core.settings.telemetry import Metrics, Sentry
+
+__all__ = [
+    "ENV_FILE_VARIABLE",
+    "NO_SECRET",
+    "Address",
+    "Ai",
+    "Auth",
+    "Backup",
+    "Broker",
+    "Cache",
+    "CommaList",
+    "Database",
+    "Environment",
+    "FeatureSettings",
+    "Health",
+    "Http",
+    "Log",
+    "Metrics",
+    "Sentry",
+    "Settings",
+    "SettingsError",
+    "Storage",
+    "Tasks",
+    "default_text",
+    "documented",
+    "env_file",
+    "is_generated",
+    "load_settings",
+    "production_faults",
+    "redacted",
+    "secret",
+    "secret_faults",
+]

@@ -1,0 +1,32 @@
+"""The API process."""
+
+from pydantic import BaseModel, Field
+
+from app.core.settings.base import CommaList
+
+
+class Http(BaseModel):
+    """The API process."""
+
+    allowed_hosts: CommaList = Field(
+        default=(),
+        description="Host names answered to, comma-separated; *.example.com allows subdomains. Empty: localhost and the project's domain.",
+    )
+    cors_origins: CommaList = Field(
+        default=(),
+        description="Origins of browser applications on other hosts, comma-separated: https://app.example.com",
+    )
+    max_body_bytes: int = Field(
+        default=11 * 1024 * 1024,
+        gt=0,
+        description="Largest request body. A little over the largest upload; nginx has the same limit.",
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="API processes, about one per core. Empty: 1 in development, 2 elsewhere."
+    )
+    trusted_proxies: CommaList = Field(
+        default=("127.0.0.1",), description="Addresses whose X-Forwarded-For is believed: where nginx connects from."
+    )
+    docs: bool | None = Field(
+        default=None, description="Serve /docs and /openapi.json. Empty: everywhere but in production."
+    )

@@ -1,0 +1,66 @@
+"""What must be right before production starts."""
+
+from pydantic import SecretStr
+
+from app.core.settings.base import extra_of
+from app.core.settings.listing import fields_of
+from app.core.settings.root import Settings
+
+MIN_SECRET_LENGTH = 24
+# What people leave in place: a secret that holds one of these words was never made fresh.
+WEAK_SECRET_WORDS = (
+    "change",
+    "secret",
+    "password",
+    "example",
+    "default",
+    "insecure",
+    "admin",
+    "qwerty",
+    "12345678",
+)
+
+
+def production_faults(settings: Settings) -> list[str]:
+    """What must be mended before `settings` may serve in production; empty elsewhere."""
+    if not settings.production:
+        return []
+    faults: list[str] = []
+    # The whole address of a managed service carries its password.
+    managed = {
+        f"{name}_PASSWORD".upper()
+        for name, group in settings
+        if (url := getattr(group, "url", None)) and url.get_secret_value()
+    }
+    for variable, field, value in fields_of(settings):
+        if extra_of(field).get("required") and isinstance(value, SecretStr) and variable not in managed:
+            faults += secret_faults(variable, value)
+    if settings.storage.access_key:
+        faults += secret_faults("STORAGE_SECRET_KEY", settings.storage.secret_key)
+    if "*" in settings.http.cors_origins:
+        faults.append("HTTP_CORS_ORIGINS: * lets every site in; name the origins")
+    if "*" in settings.allowed_hosts:
+        faults.append("HTTP_ALLOWED_HOSTS: * answers to any name; name the hosts")
+    meaning = any(group.compares_meaning for group in settings.features)
+    if meaning and settings.ai.embedding_provider == "offline" and not settings.ai.allow_offline:
+        faults.append(
+            "AI_EMBEDDING_PROVIDER: offline finds words, not meaning; choose openai, or accept it with AI_ALLOW_OFFLINE=true"
+        )
+    if settings.ai.embedding_provider == "openai" and not (
+        settings.ai.openai_api_key.get_secret_value() or settings.ai.openai_base_url
+    ):
+        faults.append("AI_OPENAI_API_KEY: missing; set it, or AI_OPENAI_BASE_URL for a server of your own")
+    return faults
+
+
+def secret_faults(variable: str, value: SecretStr) -> list[str]:
+    """Why a secret is too weak for production; empty when it is not."""
+    secret = value.get_secret_value()
+    advice = "make one: openssl rand -hex 32"
+    if not secret:
+        return [f"{variable}: missing; {advice}"]
+    if len(secret) < MIN_SECRET_LENGTH:
+        return [f"{variable}: shorter than {MIN_SECRET_LENGTH} characters; {advice}"]
+    if len(set(secret)) < 8 or any(word in secret.lower() for word in WEAK_SECRET_WORDS):
+        return [f"{variable}: a default or easily guessed value; {advice}"]
+    return []

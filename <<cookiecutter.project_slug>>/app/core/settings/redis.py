@@ -1,0 +1,47 @@
+"""The two Redis servers."""
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field, SecretStr
+
+from app.core.settings.base import NO_SECRET, secret
+
+
+class _Redis(BaseModel):
+    def address(self) -> str:
+        """The address as redis-py reads it."""
+        fields: Mapping[str, object] = self.__dict__
+        url, password = fields["url"], fields["password"]
+        assert isinstance(url, SecretStr)
+        assert isinstance(password, SecretStr)
+        if url.get_secret_value():
+            return url.get_secret_value()
+        return f"redis://:{quote(password.get_secret_value(), safe='')}@{fields['host']}:{fields['port']}/0"
+
+
+class Cache(_Redis):
+    """Redis as a cache: bounded, may forget anything at any time."""
+
+    url: SecretStr = Field(
+        default=NO_SECRET,
+        description="Whole address of a managed Redis: rediss://:password@host:6379/0. Empty: made of the parts below.",
+    )
+    host: str = Field(default="127.0.0.1", description="Name or address of the server.")
+    port: int = Field(default=6379, description="Port of the server.")
+    password: SecretStr = secret("Password of the cache.")
+    ttl_seconds: int = Field(
+        default=300, gt=0, description="How long a cached value lives unless the caller says otherwise."
+    )
+
+
+class Broker(_Redis):
+    """Redis as Celery's broker: never evicts, keeps an append-only file. A server of its own, so that a full cache cannot drop a task."""
+
+    url: SecretStr = Field(
+        default=NO_SECRET,
+        description="Whole address of a managed Redis with maxmemory-policy noeviction. Empty: made of the parts below.",
+    )
+    host: str = Field(default="127.0.0.1", description="Name or address of the server.")
+    port: int = Field(default=6380, description="Port of the server.")
+    password: SecretStr = secret("Password of the broker.")

@@ -1,0 +1,24 @@
+"""Error tracking and metrics."""
+
+from pydantic import BaseModel, Field, SecretStr
+
+from app.core.settings.base import NO_SECRET
+
+
+class Sentry(BaseModel):
+    """Error tracking."""
+
+    dsn: SecretStr = Field(default=NO_SECRET, description="Address of the Sentry project. Empty: off.")
+    traces_sample_rate: float | None = Field(
+        default=None, ge=0, le=1, description="Share of requests traced. Empty: 0.1 in production, 1.0 elsewhere."
+    )
+
+
+class Metrics(BaseModel):
+    """Prometheus metrics. The API serves its own at /metrics, which nginx does not let through."""
+
+    worker_host: str = Field(
+        default="127.0.0.1",
+        description="Where the worker's metrics listen; in a container 0.0.0.0, inside its network.",
+    )
+    worker_port: int = Field(default=9101, description="Port of the worker's metrics; 0 turns them off.")
