@@ -16,7 +16,7 @@ _PARTS = PREFIX.count("/") + 2
 
 def feature_router(name: str) -> APIRouter:
     """A router for the feature `name`, at /api/v1/<name>, that documents the errors every route can give."""
-    return APIRouter(prefix=f"{PREFIX}/{name}", tags=[name], responses=problem_responses(422, 429, 503))
+    return APIRouter(prefix=f"{PREFIX}/{name}", tags=[name], responses=problem_responses(400, 422, 429, 503))
 
 
 def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from app.core.logging import request_id
 
@@ -177,13 +178,16 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, AppError)
         return _response(error.status, error.code(), error.detail, error.headers)
 
-    async def http_error(_: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         phrase = HTTPStatus(error.status_code).phrase
         known = _BY_STATUS.get(error.status_code)
         code = known.code() if known else re.sub(r"\W+", "_", phrase).lower()
         detail = known.detail if known and error.detail == phrase else error.detail
-        return _response(error.status_code, code, detail, error.headers or {})
+        headers = dict(error.headers or {})
+        if error.status_code == MethodNotAllowed.status:
+            headers["Allow"] = ", ".join(_methods(app, request))
+        return _response(error.status_code, code, detail, headers)
 
     async def validation_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -226,6 +230,18 @@ _BY_STATUS = {
         Unavailable,
     )
 }
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """What a path takes. One path may have a route for each method, and the router names those of the first alone."""
+    return sorted(
+        {
+            method
+            for route in app.routes
+            if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+            for method in route.methods or ()
+        }
+    )
 
 
 def _response(status: int, code: str, detail: str, headers: Mapping[str, str]) -> Response:

@@ -129,6 +129,14 @@ async def test_every_feature_is_reached() -> None:
     assert (await ask(app, "GET", f"{PREFIX}/whales")).status_code == 404
 
 
+async def test_a_method_that_is_not_taken_is_told_all_that_are() -> None:
+    """A path with a route for each method names every one of them, and not those of another path."""
+    answer = await ask(service("ships"), "PATCH", f"{PREFIX}/ships/7")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+    answer = await ask(service("ships"), "PATCH", f"{PREFIX}/ships")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+
+
 async def test_openapi_knows_every_route() -> None:
     """The whole table stays what the document is made from."""
     assert {f"{PREFIX}/ports", f"{PREFIX}/ships/{{key}}", "/health"} <= set(
