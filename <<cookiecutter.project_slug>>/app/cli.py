@@ -13,10 +13,18 @@ from typing import Annotated
 
 import typer
 
+from app.core.envfile import COMPOSE as COMPOSE_VARIABLES
 from app.core.envfile import example as env_example
 from app.core.envfile import write as write_env
 from app.core.project import ROOT
-from app.core.settings import Settings, SettingsError, load_settings
+from app.core.settings import (
+    Environment,
+    Settings,
+    SettingsError,
+    load_settings,
+    read_variables,
+    unknown_variables,
+)
 from app.features import settings_of_features
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -203,9 +211,20 @@ def example(
 
 
 @settings_cli.command()
-def check() -> None:
-    """Say every fault of the present environment at once."""
-    _settings()
+def check(
+    environment: Annotated[
+        Environment | None, typer.Option(help="Judge as this environment would; the present one unless given.")
+    ] = None,
+) -> None:
+    """Say every fault at once, and every variable that looks like a setting and is none. Shows no value of a secret."""
+    features = settings_of_features()
+    variables = read_variables(features)
+    for line in unknown_variables(variables, features, [name for name, *_ in COMPOSE_VARIABLES]):
+        print(f"warning: {line}", file=sys.stderr)
+    try:
+        load_settings(features, variables=variables, environment=environment)
+    except SettingsError as error:
+        raise fail(str(error)) from error
     print("settings: no faults")
 
 

@@ -61,6 +61,11 @@ def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, Fie
     lines = [
         "# Every setting, with its default. `make setup` writes .env from this with fresh secrets; never commit that.",
         "# Made by `make generate` from the settings classes: change it there.",
+        "#",
+        "# A variable is looked up in the environment, then in AWS Secrets Manager (SECRETS_AWS_ID), then in this file;",
+        "# the first that has it wins, and empty means unset. For a secret, NAME_FILE may name a file that holds it, as",
+        "# Docker and Kubernetes mount them: DATABASE_PASSWORD_FILE=/run/secrets/database_password. It counts as NAME",
+        "# where it is set; NAME and NAME_FILE in one place are a fault. `python -m app.cli settings check` says them all.",
     ]
     for heading, text, fields in documented(features):
         lines += ["", f"## {heading}" + (f": {text[0].lower()}{text[1:]}" if text else "")]

@@ -230,8 +230,32 @@ def test_a_managed_address_replaces_the_password(production: pytest.MonkeyPatch)
     production.delenv("DATABASE_PASSWORD")
     production.delenv("CACHE_PASSWORD")
     assert {fault.split(":")[0] for fault in faults()} == {"DATABASE_PASSWORD", "CACHE_PASSWORD"}
-    production.setenv("DATABASE_URL", "postgresql://u:p@db.example.com/x")
+    production.setenv("DATABASE_URL", "postgresql://u:v8Kq2mZt5wRb@db.example.com/x")
     assert {fault.split(":")[0] for fault in faults()} == {"CACHE_PASSWORD"}
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://:hunter2@cache/0", "its password is shorter than 12 characters"),
+        ("redis://:my-secret-hunter2@cache/0", "its password is a default or easily guessed value"),
+        ("redis://[cache/0", "not an address"),
+    ],
+)
+def test_the_password_in_an_address_is_judged_too(production: pytest.MonkeyPatch, url: str, reason: str) -> None:
+    """And an address without one is let in by other means: a client certificate, an instance's role."""
+    production.setenv("BROKER_URL", url)
+    (fault,) = faults()
+    assert fault.startswith(f"BROKER_URL: {reason}")
+    assert "hunter2" not in fault
+    production.setenv("BROKER_URL", "rediss://broker/0")
+    assert load_settings().production
+
+
+def test_production_writes_json(production: pytest.MonkeyPatch) -> None:
+    """What is made for a terminal cannot be collected."""
+    production.setenv("LOG_FORMAT", "console")
+    assert [fault.split(":")[0] for fault in faults()] == ["LOG_FORMAT"]
 
 
 def test_a_features_secret_is_held_to_the_same_rules(production: pytest.MonkeyPatch) -> None:
@@ -260,7 +284,7 @@ def test_weak_secrets_are_known(weak: str) -> None:
 
 def test_no_secret_is_in_what_is_logged(production: pytest.MonkeyPatch) -> None:
     """The start's log shows every setting, and of a secret only that it is there."""
-    production.setenv("DATABASE_URL", "postgresql://u:hunter2@db.example.com/x")
+    production.setenv("DATABASE_URL", "postgresql://u:hunter2-9fK3mZq7@db.example.com/x")
     production.setenv("SENTRY_DSN", "https://hunter3@sentry.example.com/1")
     production.setenv("DATABASE_POOL_SIZE", "17")
     shown = redacted(load_settings())

@@ -13,11 +13,13 @@ from app.core.settings.database import Database
 from app.core.settings.health import Health
 from app.core.settings.http import Http
 from app.core.settings.listing import default_text, documented, is_generated, redacted
-from app.core.settings.loading import ENV_FILE_VARIABLE, SettingsError, env_file, load_settings
+from app.core.settings.loading import SettingsError, load_settings
 from app.core.settings.log import Log
 from app.core.settings.production import production_faults, secret_faults
 from app.core.settings.redis import Broker, Cache
 from app.core.settings.root import Environment, Settings
+from app.core.settings.secrets import Secrets
+from app.core.settings.sources import ENV_FILE_VARIABLE, Variables, env_file, read_variables, unknown_variables
 from app.core.settings.storage import Storage
 from app.core.settings.tasks import Tasks
 from app.core.settings.telemetry import Metrics, Sentry
@@ -39,18 +41,22 @@ __all__ = [
     "Http",
     "Log",
     "Metrics",
+    "Secrets",
     "Sentry",
     "Settings",
     "SettingsError",
     "Storage",
     "Tasks",
+    "Variables",
     "default_text",
     "documented",
     "env_file",
     "is_generated",
     "load_settings",
     "production_faults",
+    "read_variables",
     "redacted",
     "secret",
     "secret_faults",
+    "unknown_variables",
 ]

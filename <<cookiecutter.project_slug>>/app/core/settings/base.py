@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
@@ -35,6 +35,8 @@ def secret(description: str, *, generated: bool = True, required: bool = True) -
 
 class FeatureSettings(BaseModel):
     """Base of a feature's own group; its variables begin with `prefix`."""
+
+    model_config = ConfigDict(frozen=True)
 
     prefix: ClassVar[str]
     # Whether production has to choose an embedding provider because of this feature.

@@ -1,45 +1,18 @@
 """Reading the settings."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from typing import TypeVar, cast
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings import SettingsError as UnreadableValue
 
-from app.core.project import ROOT
 from app.core.settings.base import FeatureSettings
 from app.core.settings.production import production_faults
 from app.core.settings.root import Environment, Settings
+from app.core.settings.sources import Variables, read_variables
 
-ENV_FILE_VARIABLE = "ENV_FILE"
-
-
-class _FromEnvironment(Settings, BaseSettings):
-    model_config = SettingsConfigDict(
-        env_nested_delimiter="_", env_nested_max_split=1, env_ignore_empty=True, extra="ignore", frozen=True
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003  # the signature is pydantic-settings'
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then `.env`."""
-        for source in (env_settings, dotenv_settings):
-            assert isinstance(source, EnvSettingsSource)
-            # Other programs set variables too: one that is called like a group (CACHE, LOG) is not meant for us, and
-            # would be read as JSON.
-            source.env_vars = {
-                name: value
-                for name, value in source.env_vars.items()
-                if name == "environment" or name not in Settings.model_fields
-            }
-        return init_settings, env_settings, dotenv_settings
+G = TypeVar("G", bound=BaseModel)
 
 
 class SettingsError(Exception):
@@ -54,74 +27,82 @@ class SettingsError(Exception):
         super().__init__("\n".join(["the settings have faults:", *(f"  - {fault}" for fault in faults)]))
 
 
-def env_file() -> Path | None:
-    """The file read beside the environment: ENV_FILE, or `.env`; None when ENV_FILE is set and empty."""
-    named = os.environ.get(ENV_FILE_VARIABLE)
-    if named is None:
-        return ROOT / ".env"
-    return Path(named) if named else None
-
-
-def load_settings(features: Iterable[type[FeatureSettings]] = ()) -> Settings:
-    """Read the settings from the environment, and what is not there from the env file.
+def load_settings(
+    features: Iterable[type[FeatureSettings]] = (),
+    *,
+    variables: Variables | None = None,
+    environment: Environment | None = None,
+) -> Settings:
+    """Read the settings from their sources: the environment, AWS Secrets Manager, the env file.
 
     Args:
         features: the groups of the features in use.
+        variables: what the sources say, where that has been read before.
+        environment: judge as if this were ENVIRONMENT.
 
     Raises:
-        SettingsError: every fault of every group at once.
+        SettingsError: every fault of every source and group at once.
     """
-    faults: list[str] = []
-    groups: dict[type[FeatureSettings], FeatureSettings] = {}
-    for group in features:
-        # The feature's class is wrapped only here, so that a test can build one from plain values.
-        reader = type(
-            group.__name__,
-            (group, BaseSettings),
-            {"__module__": group.__module__, "model_config": _feature_config(group)},
-        )
-        try:
-            groups[group] = reader(_env_file=env_file())
-        except ValidationError as error:
-            faults += [_line(group.prefix + _name(fault["loc"]), fault["msg"]) for fault in error.errors()]
-    try:
-        settings = _read(groups)
-    except ValidationError as error:
-        faults += [_line(_name(fault["loc"]), fault["msg"]) for fault in error.errors()]
-        # Read again with the bad values put aside, so that what else is wrong is said in the same breath.
-        settings = _read(groups, **_replacements(error))
-    faults += production_faults(settings)
-    if faults:
-        raise SettingsError(faults)
+    features = list(features)
+    found = variables or read_variables(features)
+    values = dict(found.values)
+    if environment:
+        values["ENVIRONMENT"] = environment.value
+    faults = dict(found.faults)
+    groups: dict[type[FeatureSettings], FeatureSettings] = {
+        group: _read(group, values, faults, prefix=group.prefix) for group in features
+    }
+    settings = _read(Settings, values, faults, features=groups)
+    # What could not be read is not missing as well.
+    lines = [*faults.values(), *(line for line in production_faults(settings) if line.split(":")[0] not in faults)]
+    if lines:
+        raise SettingsError(lines)
     return settings
 
 
-def _read(groups: Mapping[type[FeatureSettings], FeatureSettings], **replaced: object) -> Settings:
-    return _FromEnvironment(_env_file=env_file(), features=groups, **replaced)  # type: ignore[arg-type]  # checked by pydantic
+def _read(group: type[G], values: dict[str, str], faults: dict[str, str], prefix: str = "", **more: object) -> G:
+    """One group. A value that it refuses becomes a fault and gives way to its default, so that the rest is judged too."""
+    while True:
+        try:
+            return group.model_validate({**_parsed(group, values, prefix), **more})
+        except ValidationError as error:
+            for fault in error.errors():
+                variable = (prefix + "_".join(str(part) for part in fault["loc"][: 1 if prefix else 2])).upper()
+                faults[variable] = _line(variable, fault["msg"])
+                del values[variable]
+                if variable == "ENVIRONMENT":
+                    values[variable] = Environment.PRODUCTION.value  # unknown: judge by the strictest rules
+        except UnreadableValue:
+            variable = next(name for name, value in values.items() if not _parses(group, {name: value}, prefix))
+            faults[variable] = f"{variable}: not valid JSON"
+            del values[variable]
 
 
-def _replacements(error: ValidationError) -> dict[str, object]:
-    replaced: dict[str, object] = {}
-    for fault in error.errors():
-        group, *rest = (str(part) for part in fault["loc"])
-        if group == "environment":
-            replaced[group] = Environment.PRODUCTION  # unknown: judge by the strictest rules
-        elif rest:
-            default = getattr(Settings.model_fields[group].default, rest[0])
-            fields = replaced.setdefault(group, {})
-            assert isinstance(fields, dict)
-            fields[rest[0]] = default
-        else:
-            replaced[group] = Settings.model_fields[group].default
-    return replaced
+def _parses(group: type[BaseModel], values: Mapping[str, str], prefix: str) -> bool:
+    try:
+        _parsed(group, values, prefix)
+    except UnreadableValue:
+        return False
+    return True
 
 
-def _feature_config(group: type[FeatureSettings]) -> SettingsConfigDict:
-    return SettingsConfigDict(env_prefix=group.prefix, env_ignore_empty=True, extra="ignore", frozen=True)
+def _parsed(group: type[BaseModel], values: Mapping[str, str], prefix: str) -> dict[str, object]:
+    """What the variables say, in the shape of the group."""
+    source = EnvSettingsSource(
+        cast("type[BaseSettings]", group),
+        env_prefix=prefix,
+        env_nested_delimiter=None if prefix else "_",
+        env_nested_max_split=None if prefix else 1,
+    )
+    # Other programs set variables too: one that is called like a group (CACHE, LOG) is not meant for us, and would be
+    # read as JSON.
+    ours = {name.lower(): value for name, value in values.items() if name == "ENVIRONMENT" or not _is_group(name)}
+    source.env_vars = ours
+    return source()
 
 
-def _name(location: tuple[int | str, ...]) -> str:
-    return "_".join(str(part) for part in location).upper()
+def _is_group(name: str) -> bool:
+    return name.lower() in Settings.model_fields
 
 
 def _line(variable: str, message: str) -> str:

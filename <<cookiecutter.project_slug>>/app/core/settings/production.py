@@ -1,5 +1,7 @@
 """What must be right before production starts."""
 
+from urllib.parse import urlsplit
+
 from pydantic import SecretStr
 
 from app.core.settings.base import extra_of
@@ -7,6 +9,8 @@ from app.core.settings.listing import fields_of
 from app.core.settings.root import Settings
 
 MIN_SECRET_LENGTH = 24
+# What providers of managed services generate is shorter.
+MIN_MANAGED_LENGTH = 12
 # What people leave in place: a secret that holds one of these words was never made fresh.
 WEAK_SECRET_WORDS = (
     "change",
@@ -25,18 +29,11 @@ def production_faults(settings: Settings) -> list[str]:
     """What must be mended before `settings` may serve in production; empty elsewhere."""
     if not settings.production:
         return []
-    faults: list[str] = []
-    # The whole address of a managed service carries its password.
-    managed = {
-        f"{name}_PASSWORD".upper()
-        for name, group in settings
-        if (url := getattr(group, "url", None)) and url.get_secret_value()
-    }
-    for variable, field, value in fields_of(settings):
-        if extra_of(field).get("required") and isinstance(value, SecretStr) and variable not in managed:
-            faults += secret_faults(variable, value)
+    faults = _faults_of_secrets(settings)
     if settings.storage.access_key:
         faults += secret_faults("STORAGE_SECRET_KEY", settings.storage.secret_key)
+    if settings.log.format == "console":
+        faults.append("LOG_FORMAT: console is for a terminal; what collects the lines wants json")
     if "*" in settings.http.cors_origins:
         faults.append("HTTP_CORS_ORIGINS: * lets every site in; name the origins")
     if "*" in settings.allowed_hosts:
@@ -53,14 +50,41 @@ def production_faults(settings: Settings) -> list[str]:
     return faults
 
 
-def secret_faults(variable: str, value: SecretStr) -> list[str]:
+def _faults_of_secrets(settings: Settings) -> list[str]:
+    # The whole address of a managed service carries its password.
+    managed = {
+        f"{name}_PASSWORD".upper()
+        for name, group in settings
+        if (url := getattr(group, "url", None)) and url.get_secret_value()
+    }
+    faults: list[str] = []
+    for variable, field, value in fields_of(settings):
+        if isinstance(value, SecretStr):
+            if extra_of(field).get("required") and variable not in managed:
+                faults += secret_faults(variable, value)
+            if variable.endswith("_URL"):
+                faults += _address_faults(variable, value)
+    return faults
+
+
+def _address_faults(variable: str, value: SecretStr) -> list[str]:
+    """Why the password within an address is too weak. One without a password is let in by other means."""
+    try:
+        password = urlsplit(value.get_secret_value()).password
+    except ValueError:
+        return [f"{variable}: not an address"]
+    weak = secret_faults("its password", SecretStr(password), MIN_MANAGED_LENGTH) if password else []
+    return [f"{variable}: {fault.replace(': ', ' is ', 1)}" for fault in weak]
+
+
+def secret_faults(variable: str, value: SecretStr, min_length: int = MIN_SECRET_LENGTH) -> list[str]:
     """Why a secret is too weak for production; empty when it is not."""
     secret = value.get_secret_value()
     advice = "make one: openssl rand -hex 32"
     if not secret:
         return [f"{variable}: missing; {advice}"]
-    if len(secret) < MIN_SECRET_LENGTH:
-        return [f"{variable}: shorter than {MIN_SECRET_LENGTH} characters; {advice}"]
+    if len(secret) < min_length:
+        return [f"{variable}: shorter than {min_length} characters; {advice}"]
     if len(set(secret)) < 8 or any(word in secret.lower() for word in WEAK_SECRET_WORDS):
         return [f"{variable}: a default or easily guessed value; {advice}"]
     return []

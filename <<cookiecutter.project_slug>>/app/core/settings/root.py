@@ -16,6 +16,7 @@ from app.core.settings.health import Health
 from app.core.settings.http import Http
 from app.core.settings.log import Log
 from app.core.settings.redis import Broker, Cache
+from app.core.settings.secrets import Secrets
 from app.core.settings.storage import Storage
 from app.core.settings.tasks import Tasks
 from app.core.settings.telemetry import Metrics, Sentry
@@ -50,6 +51,7 @@ class Settings(BaseModel):
     ai: Ai = Ai()
     sentry: Sentry = Sentry()
     metrics: Metrics = Metrics()
+    secrets: Secrets = Secrets()
     features: Mapping[type[FeatureSettings], FeatureSettings] = Field(default_factory=dict, exclude=True)
 
     def of(self, group: type[F]) -> F:
