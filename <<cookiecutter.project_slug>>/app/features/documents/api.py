@@ -9,8 +9,8 @@ from app.core.api import feature_router
 from app.core.errors import problem_responses
 from app.core.resources import AppResources
 from app.core.security import CurrentUser
-from app.features.documents import service
 from app.features.documents.schemas import DocumentList, DocumentOut, Found, SearchIn, SearchOut
+from app.features.documents.service import deletion, finding, library, uploads
 from app.features.documents.settings import DocumentsSettings
 
 router = feature_router("documents")
@@ -36,7 +36,7 @@ async def upload(file: UploadFile, user: CurrentUser, resources: AppResources, r
     """
     limit = resources.settings.of(DocumentsSettings).max_bytes
     data = await file.read(limit + 1)  # one more tells that it is too large
-    document, working = await service.upload(resources, user.id, file.filename or "", data)
+    document, working = await uploads.upload(resources, user.id, file.filename or "", data)
     response.status_code = 202 if working else 200
     response.headers["Location"] = f"{router.prefix}/{document.id}"
     return DocumentOut.model_validate(document)
@@ -51,7 +51,7 @@ async def list_documents(
 ) -> DocumentList:
     """Newest first, a page at a time."""
     async with resources.db.read() as session:
-        found, following = await service.list_newest(session, user.id, limit=limit, before=before)
+        found, following = await library.list_newest(session, user.id, limit=limit, before=before)
     return DocumentList(items=[DocumentOut.model_validate(document) for document in found], next=following)
 
 
@@ -61,7 +61,7 @@ async def search(body: SearchIn, user: CurrentUser, resources: AppResources) -> 
 
     Meaning is compared by the embedding provider of this service; the offline one compares words and parts of words only.
     """
-    hits, complete = await service.find(resources, user.id, body.query, body.limit)
+    hits, complete = await finding.find(resources, user.id, body.query, body.limit)
     return SearchOut(results=[Found.model_validate(hit) for hit in hits], complete=complete)
 
 
@@ -69,11 +69,11 @@ async def search(body: SearchIn, user: CurrentUser, resources: AppResources) -> 
 async def get(document_id: UUID, user: CurrentUser, resources: AppResources) -> DocumentOut:
     """Its status tells whether it can be found yet."""
     async with resources.db.read() as session:
-        return DocumentOut.model_validate(await service.get(session, user.id, document_id))
+        return DocumentOut.model_validate(await library.get(session, user.id, document_id))
 
 
 @router.delete("/{document_id}", status_code=204, summary="Delete a document", responses=problem_responses(401, 404))
 async def delete(document_id: UUID, user: CurrentUser, resources: AppResources) -> None:
     """It is not found any more from now on; its file goes in the background."""
     async with resources.db.transaction() as session:
-        await service.remove(session, user.id, document_id)
+        await deletion.remove(session, user.id, document_id)

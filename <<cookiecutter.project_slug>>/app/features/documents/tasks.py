@@ -5,12 +5,12 @@ from uuid import UUID
 
 from app.core.resources import Resources
 from app.core.tasks import Periodic, Queue, task
-from app.features.documents import service
+from app.features.documents.service import deletion, processing, sweep
 
 
 async def give_up(resources: Resources, document_id: str) -> None:
     """The last attempt to process a document has failed: tell its owner instead of leaving it at work for ever."""
-    await service.fail(resources, UUID(document_id), service.GIVEN_UP)
+    await processing.fail(resources, UUID(document_id), processing.GIVEN_UP)
 
 
 # The largest document that the limits allow takes some eight minutes: four to read, two to embed over a network, two to
@@ -18,20 +18,20 @@ async def give_up(resources: Resources, document_id: str) -> None:
 @task("documents.process", queue=Queue.MEDIUM, max_attempts=5, limit=timedelta(minutes=15), on_dead=give_up)
 async def process(resources: Resources, document_id: str) -> None:
     """Make a document searchable."""
-    await service.process(resources, UUID(document_id))
+    await processing.process(resources, UUID(document_id))
 
 
 @task("documents.remove_object", queue=Queue.LOW, max_attempts=20)
 async def remove_object(resources: Resources, document_id: str) -> None:
     """Delete the file of a deleted document."""
-    await service.remove_object(resources, UUID(document_id))
+    await deletion.remove_object(resources, UUID(document_id))
 
 
 @task("documents.reconcile", queue=Queue.LOW, durable=False)
 async def reconcile(resources: Resources) -> None:
     """Mend what a crash left: files without a document, and documents that nobody works on any more."""
-    await service.remove_orphans(resources)
-    await service.fail_abandoned(resources)
+    await sweep.remove_orphans(resources)
+    await sweep.fail_abandoned(resources)
 
 
 SCHEDULE = {"documents.reconcile": Periodic(reconcile, timedelta(hours=1))}

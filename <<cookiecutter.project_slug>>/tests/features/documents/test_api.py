@@ -179,7 +179,7 @@ async def test_a_malformed_upload_is_the_clients_fault(
 )
 def test_a_title_is_made_of_any_name(name: str, title: str) -> None:
     """No folders, no control characters, nothing that turns the direction of writing, and never nothing at all."""
-    from app.features.documents.service import title_of
+    from app.features.documents.service.uploads import title_of
 
     assert title_of(name) == title
 

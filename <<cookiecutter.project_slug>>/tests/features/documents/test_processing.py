@@ -201,14 +201,14 @@ async def test_a_fault_of_the_file_is_told_and_not_tried_again(
 
 async def test_a_file_that_makes_too_many_passages_is_told(upload: Upload, resources: "Resources") -> None:
     """The bound is on passages too: each heading makes one, however short, and each costs an embedding."""
-    from app.features.documents import service
     from app.features.documents.models import Document
+    from app.features.documents.service import processing
     from app.features.documents.settings import DocumentsSettings
 
     few = DocumentsSettings(max_passages=5)
     limited = replace(resources, settings=resources.settings.model_copy(update={"features": {DocumentsSettings: few}}))
     document = await upload(b"\n".join(b"# %d\ntext %d" % (n, n) for n in range(6)))
-    await service.process(limited, UUID(document["id"]))
+    await processing.process(limited, UUID(document["id"]))
     async with resources.db.read() as session:
         found = await session.get(Document, UUID(document["id"]))
         assert found
@@ -291,15 +291,15 @@ async def test_after_the_last_attempt_the_owner_knows_and_may_try_again(
 async def test_an_upload_without_a_store_leaves_nothing(resources: "Resources", principal: "Principal") -> None:
     """The file is stored first: when that fails there is neither a row nor a task, and the client hears of it."""
     from app.core.storage import Storage, StorageUnavailable
-    from app.features.documents import service
+    from app.features.documents.service import library, uploads
 
     away = resources.settings.storage.model_copy(update={"endpoint_url": "http://127.0.0.1:9", "timeout_seconds": 0.5})
     storage = Storage(away)
     with pytest.raises(StorageUnavailable):
-        await service.upload(replace(resources, storage=storage), principal.id, "a.txt", b"Some text.")
+        await uploads.upload(replace(resources, storage=storage), principal.id, "a.txt", b"Some text.")
     await storage.close()
     async with resources.db.read() as session:
-        assert await service.list_newest(session, principal.id, limit=10, before=None) == ([], None)
+        assert await library.list_newest(session, principal.id, limit=10, before=None) == ([], None)
     assert await outbox(resources) == []
 
 
@@ -330,7 +330,7 @@ async def test_a_file_of_a_crashed_upload_is_found_and_deleted(resources: "Resou
     """An object without a row goes once it is old enough; young ones, and those with a row, stay."""
     from app.core.db import new_id
     from app.features.documents import tasks
-    from app.features.documents.service import remove_orphans
+    from app.features.documents.service.sweep import remove_orphans
 
     document = await upload(b"Kept text.")
     orphan = new_id()

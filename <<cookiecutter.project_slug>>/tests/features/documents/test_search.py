@@ -122,7 +122,7 @@ async def test_words_find_without_vectors(
 ) -> None:
     """With the provider away the search goes on with words alone, and says that it was not whole."""
     from app.core.ai import OpenAIEmbedder
-    from app.features.documents.service import find
+    from app.features.documents.service.finding import find
 
     embedder = OpenAIEmbedder(api_key="", base_url="http://127.0.0.1:9/v1", model="m", timeout_seconds=1, max_retries=0)
     hits, whole = await find(replace(resources, embedder=embedder), principal.id, "parental leave", 5)
@@ -137,7 +137,7 @@ async def test_a_hanging_provider_does_not_hold_the_search(
 ) -> None:
     """After DOCUMENTS_SEARCH_SECONDS words alone decide."""
     from app.core.ai import OpenAIEmbedder
-    from app.features.documents.service import find
+    from app.features.documents.service.finding import find
     from app.features.documents.settings import DocumentsSettings
 
     hung = asyncio.Event()
@@ -287,7 +287,7 @@ async def test_another_language_knows_its_word_forms(
 ) -> None:
     """With DOCUMENTS_LANGUAGE=english words find "renewed" for "renew", which simple does not."""
     from app.features.documents.search import search
-    from app.features.documents.service import process
+    from app.features.documents.service.processing import process
     from app.features.documents.settings import DocumentsSettings
 
     async def found(language: str) -> int:

@@ -1,0 +1,1 @@
+"""What can be done with documents, a module for each kind of work."""
