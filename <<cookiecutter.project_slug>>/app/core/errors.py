@@ -7,6 +7,7 @@ renders them all, and nothing that a client sends becomes a 500.
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import orjson
@@ -33,7 +34,7 @@ class AppError(Exception):
 
     status: ClassVar[int] = 500
     detail: str = "Something went wrong on our side."
-    headers: ClassVar[Mapping[str, str]] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, detail: str = "") -> None:
         self.detail = detail or type(self).detail
@@ -57,7 +58,7 @@ class Unauthorized(AppError):
 
     status = 401
     detail = "Sign in first."
-    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+    headers: Mapping[str, str] = MappingProxyType({"WWW-Authenticate": "Bearer"})
 
 
 class Forbidden(AppError):
@@ -114,7 +115,7 @@ class Unavailable(AppError):
 
     status = 503
     detail = "This is not available at the moment. Try again shortly."
-    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+    headers: Mapping[str, str] = MappingProxyType({"Retry-After": "5"})
 
 
 class FieldFault(BaseModel):

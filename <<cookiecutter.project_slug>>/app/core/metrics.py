@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -31,6 +31,12 @@ REQUEST_SECONDS = Histogram(
 )
 TASKS = Counter("celery_tasks_total", "Task messages worked off, by outcome.", ["task", "outcome"])
 TASK_SECONDS = Histogram("celery_task_duration_seconds", "Time of one attempt.", ["task"], buckets=TASK_BUCKETS)
+CIRCUIT_OPEN = Gauge(
+    "circuit_open",
+    "1 while some process refuses to ask a neighbour that kept failing.",
+    ["name"],
+    multiprocess_mode="livemax",
+)
 CACHE = Counter("cache_requests_total", "Look-ups in the cache: hit, miss or error.", ["outcome"])
 
 
