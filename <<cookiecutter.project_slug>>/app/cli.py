@@ -187,6 +187,18 @@ def openapi() -> None:
     print(json.dumps(create_app(Settings(features=features)).openapi(), indent=2, ensure_ascii=False))
 
 
+@cli.command()
+def access() -> None:
+    """Print who may ask what: every route, as the table that lets people in has it."""
+    from app.main import access_table
+
+    features = {group: group() for group in settings_of_features()}
+    table = access_table(Settings(features=features))
+    width = max(map(len, table))
+    for name, who in sorted(table.items(), key=lambda row: row[0].partition(" ")[2]):
+        print(f"{name:<{width}}  {who.value}")
+
+
 @settings_cli.command()
 def init() -> None:
     """Write .env with fresh secrets, unless it is there."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import ModuleType
 
 import structlog
 from fastapi import APIRouter, FastAPI, Response
@@ -9,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import HTMLResponse
 
 from app.core import health, metrics
+from app.core.access import Access, guard, joined
 from app.core.api import add_routes
 from app.core.errors import install_error_handlers
 from app.core.logging import configure_logging
@@ -22,10 +24,12 @@ from app.features import modules, settings_of_features
 
 log = structlog.get_logger(__name__)
 
-internal = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False)
+ACCESS = {"GET /metrics": Access.INTERNAL}
+DOCS_ACCESS = {"GET /openapi.json": Access.ANYONE, "GET /docs": Access.ANYONE}
 
 
-@internal.get("/metrics")
+@router.get("/metrics")
 async def scrape(resources: AppResources) -> Response:
     """For Prometheus, inside the network: nginx lets nobody through to here."""
     sampled = CollectorRegistry()
@@ -45,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Raises:
         SettingsError: the environment cannot be used.
+        AccessError: a route is not in the table of access.
     """
     settings = settings or load_settings(settings_of_features())
 
@@ -71,10 +76,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     install_error_handlers(app)
     install_middleware(app, settings)
-    add_routes(app, [health.router, internal, *(module.router for module in modules("api"))])
+    add_routes(app, [router, *(module.router for module in modules_with_routes())])
     if settings.docs_enabled:
         add_docs(app)
+    guard(app, access_table(settings))
     return app
+
+
+def modules_with_routes() -> list[ModuleType]:
+    """Every module that has a `router` and says in `ACCESS` who may ask it."""
+    return [health, *modules("api")]
+
+
+def access_table(settings: Settings) -> dict[str, Access]:
+    """Who may ask what, for every route of the service."""
+    docs = DOCS_ACCESS if settings.docs_enabled else {}
+    return joined([ACCESS, docs, *(module.ACCESS for module in modules_with_routes())])
 
 
 def add_docs(app: FastAPI) -> None:

@@ -16,7 +16,7 @@ from celery import Celery, signals
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.core import metrics
+from app.core import audit, metrics
 from app.core.logging import configure_logging
 from app.core.resources import Resources, open_resources
 from app.core.settings import Settings, load_settings
@@ -60,7 +60,7 @@ class Process:
 def tasks() -> list[Task[Any]]:
     """Every task of core and of the features."""
     found = [value for module in modules("tasks") for value in vars(module).values() if isinstance(value, Task)]
-    return [sweep_outbox, *found]
+    return [sweep_outbox, audit.prune, *found]
 
 
 def create_worker(settings: Settings | None = None, service: str = "worker") -> Celery:
@@ -79,7 +79,10 @@ def create_worker(settings: Settings | None = None, service: str = "worker") -> 
     app = celery_app(settings)
     process = Process(settings)
     register(app, settings, tasks(), process.run)
-    entries = {"sweep": Periodic(sweep_outbox, timedelta(seconds=settings.tasks.sweep_seconds))}
+    entries = {
+        "sweep": Periodic(sweep_outbox, timedelta(seconds=settings.tasks.sweep_seconds)),
+        "prune_audit": Periodic(audit.prune, timedelta(days=1)),
+    }
     for module in modules("tasks"):
         entries.update(getattr(module, "SCHEDULE", {}))
     app.conf.beat_schedule = schedule(entries)

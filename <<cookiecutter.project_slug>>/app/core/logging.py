@@ -21,6 +21,7 @@ from app.core.settings import Settings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 user_id: ContextVar[str] = ContextVar("user_id", default="")
+client_address: ContextVar[str] = ContextVar("client_address", default="")
 
 MASK = "***"
 _SECRET_KEY = re.compile(r"password|passwd|secret|token|authorization|cookie|api_?key|credential|dsn", re.IGNORECASE)

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core import metrics
 from app.core.errors import MEDIA_TYPE, AppError, problem
-from app.core.logging import json_line, request_id, user_id
+from app.core.logging import client_address, json_line, request_id, user_id
 from app.core.settings import Settings
 from app.core.telemetry import capture
 
@@ -85,6 +85,7 @@ class Edge:
         current = _request_id(scope)
         request_id.set(current)
         user_id.set("")
+        client_address.set(scope["client"][0] if scope["client"] else "")
         status = 0
 
         async def send_with_headers(message: Message) -> None:

@@ -11,9 +11,8 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
-from app.core.errors import Forbidden
 from app.core.project import project
-from app.core.security import ALGORITHM, AUDIENCE, InvalidToken, Principal, issue_token, read_token, require_role
+from app.core.security import ALGORITHM, AUDIENCE, InvalidToken, Principal, issue_token, read_token
 from app.core.settings import Auth
 
 if TYPE_CHECKING:
@@ -118,10 +117,3 @@ async def test_odd_tokens_are_no_fault_of_ours(web: httpx.AsyncClient) -> None:
         header = f"Bearer {make()}".encode()
         response = await web.get("/api/v1/probe/staff", headers=[(b"Authorization", header)])
         assert response.status_code == 401
-
-
-def test_roles() -> None:
-    """Exactly the role, not another one."""
-    require_role(Principal(uuid4(), frozenset({"staff"})), "staff")
-    with pytest.raises(Forbidden):
-        require_role(Principal(uuid4(), frozenset({"staff"})), "admin")

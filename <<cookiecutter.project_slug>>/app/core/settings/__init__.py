@@ -6,6 +6,7 @@ its own group (`FeatureSettings`), which goes when the feature goes.
 """
 
 from app.core.settings.ai import Ai
+from app.core.settings.audit import KEEP_AT_LEAST_DAYS, Audit
 from app.core.settings.auth import Auth
 from app.core.settings.backup import Backup
 from app.core.settings.base import NO_SECRET, Address, CommaList, FeatureSettings, secret
@@ -26,9 +27,11 @@ from app.core.settings.telemetry import Metrics, Sentry
 
 __all__ = [
     "ENV_FILE_VARIABLE",
+    "KEEP_AT_LEAST_DAYS",
     "NO_SECRET",
     "Address",
     "Ai",
+    "Audit",
     "Auth",
     "Backup",
     "Broker",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.project import project
 from app.core.settings.ai import Ai
+from app.core.settings.audit import Audit
 from app.core.settings.auth import Auth
 from app.core.settings.backup import Backup
 from app.core.settings.base import FeatureSettings
@@ -47,6 +48,7 @@ class Settings(BaseModel):
     storage: Storage = Storage()
     backup: Backup = Backup()
     auth: Auth = Auth()
+    audit: Audit = Audit()
     health: Health = Health()
     ai: Ai = Ai()
     sentry: Sentry = Sentry()

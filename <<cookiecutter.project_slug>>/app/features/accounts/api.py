@@ -2,6 +2,7 @@
 
 from fastapi import Response
 
+from app.core.access import Access
 from app.core.api import feature_router
 from app.core.errors import problem_responses
 from app.core.resources import AppResources
@@ -10,6 +11,11 @@ from app.features.accounts import service
 from app.features.accounts.schemas import Account, Credentials, Registration, Token
 
 router = feature_router("accounts")
+ACCESS = {
+    "POST /api/v1/accounts/register": Access.ANYONE,
+    "POST /api/v1/accounts/sign-in": Access.ANYONE,
+    "GET /api/v1/accounts/me": Access.SIGNED_IN,
+}
 
 
 @router.post("/register", status_code=201, summary="Make an account", responses=problem_responses(409))

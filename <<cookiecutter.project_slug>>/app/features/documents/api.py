@@ -5,6 +5,7 @@ from uuid import UUID
 
 from fastapi import Query, Response, UploadFile
 
+from app.core.access import Access
 from app.core.api import feature_router
 from app.core.errors import problem_responses
 from app.core.resources import AppResources
@@ -14,6 +15,13 @@ from app.features.documents.service import deletion, finding, library, uploads
 from app.features.documents.settings import DocumentsSettings
 
 router = feature_router("documents")
+ACCESS = {
+    "POST /api/v1/documents": Access.SIGNED_IN,
+    "GET /api/v1/documents": Access.SIGNED_IN,
+    "POST /api/v1/documents/search": Access.SIGNED_IN,
+    "GET /api/v1/documents/{document_id}": Access.SIGNED_IN,
+    "DELETE /api/v1/documents/{document_id}": Access.SIGNED_IN,
+}
 
 _LOCATION = {"Location": {"description": "Where to ask how far it has come.", "schema": {"type": "string"}}}
 
