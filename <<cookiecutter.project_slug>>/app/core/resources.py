@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 from redis.asyncio import Redis
 
-from app.core.ai import Embedder, create_embedder
+from app.core.ai import Answerer, Embedder, create_answerer, create_embedder
 from app.core.cache import ONE_RETRY, Cache
 from app.core.db import Database
 from app.core.settings import Settings
@@ -57,6 +57,7 @@ class Resources:
     storage: Storage
     publisher: Publisher
     embedder: Embedder
+    answerer: Answerer
 
     @property
     def checked(self) -> tuple[Checked, ...]:
@@ -80,7 +81,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(storage.close)
         embedder = create_embedder(settings.ai)
         stack.push_async_callback(embedder.close)
-        yield Resources(settings, db, cache, broker, storage, publisher, embedder)
+        answerer = create_answerer(settings.ai)
+        stack.push_async_callback(answerer.close)
+        yield Resources(settings, db, cache, broker, storage, publisher, embedder, answerer)
 
 
 async def app_resources(request: Request) -> Resources:

@@ -1,48 +1,22 @@
-"""Embeddings: text in, vectors out, from the provider that the settings choose.
+"""Embeddings: text in, vectors out.
 
 Every vector is a list of `DIMENSIONS` floats with L2 norm 1, so that cosine distance, inner product and the database's
 `halfvec` column agree whoever made it. Vectors of two models are not comparable: store `Embedder.model` beside them.
-
-Importing this module imports no vendor's SDK and opens no socket. The SDK costs about a second of CPU and 40 MB,
-so it is loaded when its provider is chosen *and* first used.
 """
 
 import asyncio
 import math
-import re
-import unicodedata
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from app.core.errors import Unavailable
-from app.core.settings import Ai as AiSettings
+from app.core.ai.errors import EmbeddingUnavailable
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 DIMENSIONS = 512
 """Length of every vector. Stored as `halfvec(512)`: 1 KiB a passage; changing it needs a migration and new embeddings."""
-
-OPENAI_BASE_URL = "https://api.openai.com/v1"
-
-
-class EmbeddingUnavailable(Unavailable):
-    """The provider gave no usable vectors; the fault is its own or its configuration's, so later may work.
-
-    Attributes:
-        detail: what the client is told.
-        args: the reason, for logs and the outbox; it never quotes our texts or the key.
-    """
-
-    detail = "Texts cannot be compared at the moment. Try again shortly."
-
-    def __init__(self, reason: str) -> None:
-        super().__init__()
-        self.args = (reason,)
 
 
 class Embedder(Protocol):
@@ -61,97 +35,6 @@ class Embedder(Protocol):
 
     async def close(self) -> None:
         """Release connections. The embedder is not used afterwards."""
-
-
-def create_embedder(settings: AiSettings) -> Embedder:
-    """Build the embedder that `AI_EMBEDDING_PROVIDER` names; opens nothing and imports no SDK."""
-    if settings.embedding_provider == "openai":
-        return OpenAIEmbedder(
-            api_key=settings.openai_api_key.get_secret_value(),
-            base_url=settings.openai_base_url or OPENAI_BASE_URL,
-            model=settings.embedding_model,
-            batch=settings.embedding_batch,
-            timeout_seconds=settings.timeout_seconds,
-            max_retries=settings.max_retries,
-        )
-    return OfflineEmbedder()
-
-
-class OfflineEmbedder:
-    """Deterministic vectors without a network, a model or a dependency, for development and tests.
-
-    It is **lexical, not semantic**: each word and each of its character n-grams is hashed to one of the `DIMENSIONS`
-    axes with a sign (the "hashing trick"), counts are damped, the sum is normalised. Two texts are near when they share
-    words or parts of words, so "invoices" finds "invoice" and a typing error does little harm; but "car" does not find
-    "automobile", and another language finds nothing. For meaning, choose a real provider.
-
-    One passage of 1,000 characters takes about half a millisecond once its words have been seen.
-    """
-
-    model = "offline-lexical-1"
-
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """See `Embedder.embed`; never fails."""
-        if len(texts) == 1:  # a search query: cheaper than the hop to a thread
-            return [lexical_vector(texts[0])]
-        return await asyncio.to_thread(lambda: [lexical_vector(text) for text in texts])
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-WORD = re.compile(r"\w+")
-# Short words ("the", "de", "und") say little and are in every passage. Without corpus statistics the length
-# of a word is the only sign of that which holds in any language written with an alphabet.
-WORD_WEIGHT = (0.0, 0.25, 0.35, 0.5, 0.8)
-GRAM_WEIGHT = 0.3
-LONGEST_CACHED_WORD = 32
-
-
-def lexical_vector(text: str) -> list[float]:
-    """Hash the words and character n-grams of `text` into `DIMENSIONS` floats with L2 norm 1."""
-    vector = [0.0] * DIMENSIONS
-    words = Counter(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
-    for word, count in words.items():
-        damped = 1.0 + math.log(count)
-        features = _cached_features if len(word) <= LONGEST_CACHED_WORD else _features
-        for axis, weight in features(word):
-            vector[axis] += weight * damped
-    length = math.sqrt(math.fsum(value * value for value in vector))
-    if length == 0.0:
-        # No word at all, or features that cancel out. A zero vector has no direction (cosine distance NaN,
-        # and the HNSW index leaves it out), so such a text gets an axis of its own.
-        vector[_axis(text.strip())[0]] = length = 1.0
-    return [value / length for value in vector]
-
-
-def _features(word: str) -> tuple[tuple[int, float], ...]:
-    """The axes that one word touches, with signed weights: the word itself and its character n-grams."""
-    ascii_word = word.isascii()
-    axis, sign = _axis(word)
-    base = WORD_WEIGHT[len(word)] if ascii_word and len(word) < len(WORD_WEIGHT) else 1.0
-    found = [(axis, sign * base)]
-    # Chinese, Japanese or Korean carry a word in two characters, without spaces around it.
-    sizes = (3,) if ascii_word else (2, 3)
-    for gram in _grams(f"<{word}>", sizes):
-        axis, sign = _axis(gram)
-        found.append((axis, sign * base * GRAM_WEIGHT))
-    return tuple(found)
-
-
-_cached_features = lru_cache(maxsize=8192)(_features)
-
-
-def _grams(word: str, sizes: tuple[int, ...]) -> Iterator[str]:
-    for size in sizes:
-        for start in range(len(word) - size + 1):
-            yield word[start : start + size]
-
-
-def _axis(feature: str) -> tuple[int, float]:
-    """Hash a feature to an axis and a sign; the sign makes collisions cancel instead of add up."""
-    digest = int.from_bytes(blake2b(feature.encode("utf-8", "replace"), digest_size=4).digest(), "big")
-    return digest % DIMENSIONS, 1.0 if digest & 0x8000_0000 else -1.0
 
 
 class OpenAIEmbedder:
