@@ -13,6 +13,8 @@ finds the nearest of *all* passages and drops the others', which for an owner of
   8 µs a passage visited, whoever's it is; its answer is out of order by a little and sorted again.
 
 PostgreSQL's planner prefers the index even where it is wrong, so `choose_plan` decides by the owner's share.
+
+Vectors of one model only are compared: those of its slot, of which each has an index (see `models.EmbeddingModel`).
 """
 
 from dataclasses import dataclass
@@ -72,7 +74,7 @@ class Hit:
 
 
 async def search(
-    db: Database, *, owner_id: UUID, query: str, vector: list[float] | None, language: str, limit: int
+    db: Database, *, owner_id: UUID, query: str, vector: list[float] | None, slot: int = 0, language: str, limit: int
 ) -> list[Hit]:
     """The best passages of one owner, best first.
 
@@ -81,6 +83,7 @@ async def search(
         owner_id: whose documents are searched.
         query: words as typed: "quoted phrases", or, -without; no input is a syntax error.
         vector: embedding of the query; None searches by words alone.
+        slot: of the model that made the vector.
         language: text search configuration of the query.
         limit: at most so many, up to `CANDIDATES`.
     """
@@ -93,17 +96,17 @@ async def search(
         "limit": limit,
     }
     async with db.read() as session:
-        plan = await choose_plan(session, owner_id) if vector else Plan.EXACT
+        plan = await choose_plan(session, owner_id, slot) if vector else Plan.EXACT
         if plan is Plan.EXACT:
-            return await _hits(session, statement(plan), parameters)
+            return await _hits(session, statement(plan, slot), parameters)
     async with db.transaction() as session:  # the settings of the scan last for this transaction
         await session.execute(SCAN_SETTINGS, {"ef_search": str(EF_SEARCH)})
-        return await _hits(session, statement(plan), parameters)
+        return await _hits(session, statement(plan, slot), parameters)
 
 
-async def choose_plan(session: AsyncSession, owner_id: UUID) -> Plan:
+async def choose_plan(session: AsyncSession, owner_id: UUID, slot: int = 0) -> Plan:
     """Decide by the owner's share: with n of N passages, sorting costs n and the index visits CANDIDATES * N / n."""
-    values = {"owner": owner_id, "factor": COST_RATIO * CANDIDATES, "always_exact": ALWAYS_EXACT}
+    values = {"owner": owner_id, "slot": slot, "factor": COST_RATIO * CANDIDATES, "always_exact": ALWAYS_EXACT}
     exact = (await session.execute(_EXACT_IS_CHEAPER, values)).scalar_one()
     return Plan.EXACT if exact else Plan.INDEX
 
@@ -114,12 +117,12 @@ _EXACT_IS_CHEAPER = text("""
     WITH estimated AS (
         SELECT pg_relation_size(oid) / CAST(current_setting('block_size') AS int)
                * CASE WHEN relpages > 0 AND reltuples > 0 THEN reltuples / relpages ELSE 3 END AS total
-        FROM pg_class WHERE oid = CAST('document_passages' AS regclass)
+        FROM pg_class WHERE oid = CAST('document_embeddings' AS regclass)
     ), threshold AS (
         SELECT CAST(greatest(CAST(:always_exact AS float), sqrt(CAST(:factor AS float) * total)) AS bigint) AS most FROM estimated
     )
     SELECT count(*) <= (SELECT most FROM threshold)
-    FROM (SELECT 1 FROM document_passages WHERE owner_id = :owner LIMIT (SELECT most + 1 FROM threshold)) AS counted
+    FROM (SELECT 1 FROM document_embeddings WHERE owner_id = :owner AND slot = :slot LIMIT (SELECT most + 1 FROM threshold)) AS counted
     """)
 
 # enable_sort: without it the planner may still sort all of a large owner's passages; what has no other way is sorted
@@ -136,18 +139,18 @@ _ORDER = {
 }
 
 
-def statement(plan: Plan) -> TextClause:
+def statement(plan: Plan, slot: int = 0) -> TextClause:
     """The search as SQL, with the parameters owner, query, vector, language, candidates and limit."""
-    return _STATEMENTS[plan]
+    return _STATEMENTS[plan, slot]
 
 
-def _statement(plan: Plan) -> TextClause:
+def _statement(plan: Plan, slot: int) -> TextClause:
     order = _ORDER[plan]
     sql = f"""
     WITH nearest AS MATERIALIZED (
         SELECT document_id, position, {order} AS distance
-        FROM document_passages
-        WHERE owner_id = :owner AND CAST(:vector AS text) IS NOT NULL
+        FROM document_embeddings
+        WHERE slot = {slot} AND owner_id = :owner AND CAST(:vector AS text) IS NOT NULL
         ORDER BY {order}
         LIMIT :candidates
     ), matching AS MATERIALIZED (
@@ -177,7 +180,7 @@ def _statement(plan: Plan) -> TextClause:
     return text(sql)
 
 
-_STATEMENTS = {plan: _statement(plan) for plan in Plan}
+_STATEMENTS = {(plan, slot): _statement(plan, slot) for plan in Plan for slot in (0, 1)}
 
 
 async def _hits(session: AsyncSession, sql: TextClause, parameters: dict[str, Any]) -> list[Hit]:

@@ -7,17 +7,24 @@ from app.core.resources import Resources
 from app.core.tasks import Periodic, Queue, task
 from app.features.documents.service import deletion, processing, sweep
 
+LIMIT = timedelta(minutes=15)
+
 
 async def give_up(resources: Resources, document_id: str) -> None:
     """The last attempt to process a document has failed: tell its owner instead of leaving it at work for ever."""
     await processing.fail(resources, UUID(document_id), processing.GIVEN_UP)
 
 
-# The largest document that the limits allow takes some eight minutes: four to read, two to embed over a network, two to
-# put 20,000 passages through the index. A usual one takes seconds.
-@task("documents.process", queue=Queue.MEDIUM, max_attempts=5, limit=timedelta(minutes=15), on_dead=give_up)
+# Reading takes DOCUMENTS_EXTRACT_SECONDS at most, a slice of embedding 20 s and the batch it ends with.
+@task("documents.process", queue=Queue.MEDIUM, max_attempts=5, limit=LIMIT, on_dead=give_up)
 async def process(resources: Resources, document_id: str) -> None:
     """Make a document searchable."""
+    await processing.process(resources, UUID(document_id))
+
+
+@task("documents.process_large", queue=Queue.LOW, max_attempts=5, limit=LIMIT, on_dead=give_up)
+async def process_large(resources: Resources, document_id: str) -> None:
+    """The same for what takes long: it begins, or goes on, when nothing else is waiting."""
     await processing.process(resources, UUID(document_id))
 
 

@@ -25,17 +25,22 @@ TEXT = "\n\n".join(f"# Part {n}\n\nThis is sentence {n} about topic{n} in a long
 
 async def passages_of(resources: "Resources", document_id: str) -> Sequence[Any]:
     """Everything stored of a document's passages, in order."""
-    from sqlalchemy import select
+    from sqlalchemy import and_, select
 
-    from app.features.documents.models import DocumentPassage
+    from app.features.documents.models import DocumentEmbedding, DocumentPassage
 
+    joined = and_(
+        DocumentEmbedding.document_id == DocumentPassage.document_id,
+        DocumentEmbedding.position == DocumentPassage.position,
+    )
     async with resources.db.read() as session:
-        rows = await session.scalars(
-            select(DocumentPassage)
+        rows = await session.execute(
+            select(DocumentPassage, DocumentEmbedding.embedding)
+            .join(DocumentEmbedding, joined, isouter=True)
             .where(DocumentPassage.document_id == UUID(document_id))
             .order_by(DocumentPassage.position)
         )
-        return [(row.position, row.text, row.heading, row.page, row.embedding) for row in rows]
+        return [(row.position, row.text, row.heading, row.page, embedding) for row, embedding in rows]
 
 
 async def outbox(resources: "Resources") -> list[tuple[str, str]]:
@@ -68,9 +73,11 @@ async def look(client: httpx.AsyncClient, headers: dict[str, str], document_id: 
 @pytest.fixture
 async def without_provider(resources: "Resources") -> "AsyncIterator[Resources]":
     """The resources with a real embedding client whose provider does not listen."""
-    from app.core.ai import OpenAIEmbedder
+    from app.core.ai import OfflineEmbedder, OpenAIEmbedder
 
-    embedder = OpenAIEmbedder(api_key="", base_url="http://127.0.0.1:9/v1", model="m", timeout_seconds=1, max_retries=0)
+    embedder = OpenAIEmbedder(
+        api_key="", base_url="http://127.0.0.1:9/v1", model=OfflineEmbedder.model, timeout_seconds=1, max_retries=0
+    )
     yield replace(resources, embedder=embedder)
     await embedder.close()
 
@@ -120,7 +127,6 @@ async def test_a_run_that_broke_off_is_repeated_whole(
     """A worker killed after it had begun leaves "processing"; the next run ends in "ready", with nothing left over."""
     from sqlalchemy import insert, update
 
-    from app.core.ai import lexical_vector
     from app.features.documents.models import Document, DocumentPassage, Status
 
     document = await upload(TEXT.encode())
@@ -134,7 +140,6 @@ async def test_a_run_that_broke_off_is_repeated_whole(
             "owner_id": uuid4(),
             "text": "left over",
             "language": "simple",
-            "embedding": lexical_vector("left over"),
         }
         await session.execute(insert(DocumentPassage).values(**leftover))
     assert await run_tasks() == ["done"]

@@ -121,10 +121,12 @@ async def test_words_find_without_vectors(
     client: httpx.AsyncClient, library: dict[str, str], resources: "Resources", principal: "Principal"
 ) -> None:
     """With the provider away the search goes on with words alone, and says that it was not whole."""
-    from app.core.ai import OpenAIEmbedder
+    from app.core.ai import OfflineEmbedder, OpenAIEmbedder
     from app.features.documents.service.finding import find
 
-    embedder = OpenAIEmbedder(api_key="", base_url="http://127.0.0.1:9/v1", model="m", timeout_seconds=1, max_retries=0)
+    embedder = OpenAIEmbedder(
+        api_key="", base_url="http://127.0.0.1:9/v1", model=OfflineEmbedder.model, timeout_seconds=1, max_retries=0
+    )
     hits, whole = await find(replace(resources, embedder=embedder), principal.id, "parental leave", 5)
     await embedder.close()
     assert not whole
@@ -136,7 +138,7 @@ async def test_a_hanging_provider_does_not_hold_the_search(
     library: dict[str, str], resources: "Resources", principal: "Principal"
 ) -> None:
     """After DOCUMENTS_SEARCH_SECONDS words alone decide."""
-    from app.core.ai import OpenAIEmbedder
+    from app.core.ai import OfflineEmbedder, OpenAIEmbedder
     from app.features.documents.service.finding import find
     from app.features.documents.settings import DocumentsSettings
 
@@ -148,7 +150,7 @@ async def test_a_hanging_provider_does_not_hold_the_search(
 
     server = await asyncio.start_server(never_answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    embedder = OpenAIEmbedder(api_key="", base_url=f"http://127.0.0.1:{port}/v1", model="m")
+    embedder = OpenAIEmbedder(api_key="", base_url=f"http://127.0.0.1:{port}/v1", model=OfflineEmbedder.model)
     impatient = {DocumentsSettings: DocumentsSettings(search_seconds=0.3)}
     settings = resources.settings.model_copy(update={"features": impatient})
     try:
@@ -325,7 +327,13 @@ async def crowd(resources: "Resources") -> "AsyncIterator[dict[str, UUID]]":
     from sqlalchemy import insert, text
 
     from app.core.db import new_id
-    from app.features.documents.models import Document, DocumentPassage
+    from app.features.documents.models import (
+        Document,
+        DocumentEmbedding,
+        DocumentPassage,
+        EmbeddingModel,
+        ModelState,
+    )
 
     dice = random.Random(7)
     owners = {name: uuid4() for name in SHARES}
@@ -335,8 +343,17 @@ async def crowd(resources: "Resources") -> "AsyncIterator[dict[str, UUID]]":
     async with resources.db.transaction() as session:
         for name, owner in owners.items():
             session.add(
-                Document(id=documents[name], owner_id=owner, title=name, media_type="text/plain", size=1, sha256=name)
+                Document(
+                    id=documents[name],
+                    owner_id=owner,
+                    title=name,
+                    file_name=name,
+                    media_type="text/plain",
+                    size=1,
+                    sha256=name,
+                )
             )
+        session.add(EmbeddingModel(slot=0, name="test", state=ModelState.ACTIVE))
         await session.flush()
         for start in range(0, len(order), 200):
             rows = [
@@ -346,19 +363,24 @@ async def crowd(resources: "Resources") -> "AsyncIterator[dict[str, UUID]]":
                     "owner_id": owners[name],
                     "text": f"passage {position}",
                     "language": "simple",
-                    "embedding": near_one_of_a_few(dice),
                 }
                 for position, name in enumerate(order[start : start + 200], start)
             ]
             await session.execute(insert(DocumentPassage), rows)
+            vectors = [
+                {name: row[name] for name in ("document_id", "position", "owner_id")}
+                | {"slot": 0, "embedding": near_one_of_a_few(dice)}
+                for row in rows
+            ]
+            await session.execute(insert(DocumentEmbedding), vectors)
     async with resources.db.read() as session:
-        await session.execute(text("ANALYZE document_passages"))
+        await session.execute(text("ANALYZE document_passages, document_embeddings"))
     yield owners
     # The statistics of a table that is emptied now would mislead whoever looks at plans next.
     async with resources.db.transaction() as session:
         await session.execute(text("TRUNCATE documents CASCADE"))
     async with resources.db.read() as session:
-        await session.execute(text("VACUUM ANALYZE document_passages"))
+        await session.execute(text("VACUUM ANALYZE document_passages, document_embeddings"))
 
 
 async def rows_of(resources: "Resources", plan: Any, owner: UUID, seed: int, *, explain: bool = False) -> list[Any]:
@@ -401,8 +423,8 @@ async def test_the_plan_follows_the_owners_share(resources: "Resources", crowd: 
     for owner in crowd.values():
         by_index = str(await rows_of(resources, Plan.INDEX, owner, 1, explain=True))
         exactly = str(await rows_of(resources, Plan.EXACT, owner, 1, explain=True))
-        assert "Index Scan using ix_document_passages_embedding" in by_index
-        assert "ix_document_passages_embedding" not in exactly
+        assert "Index Scan using ix_document_embeddings_slot_0" in by_index
+        assert "ix_document_embeddings_slot_0" not in exactly
 
 
 async def test_both_plans_find_the_same(resources: "Resources", crowd: dict[str, UUID]) -> None:

@@ -29,7 +29,7 @@ async def fail_abandoned(resources: Resources) -> int:
     given a task up.
     """
     at_work = select(cast(OutboxTask.args[0].astext, Uuid)).where(
-        OutboxTask.name == tasks.process.name, OutboxTask.state != State.DEAD
+        OutboxTask.name.in_([tasks.process.name, tasks.process_large.name]), OutboxTask.state != State.DEAD
     )
     async with resources.db.transaction() as session:
         failed = await session.scalars(

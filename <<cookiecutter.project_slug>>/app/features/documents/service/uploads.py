@@ -73,6 +73,7 @@ async def upload(resources: Resources, owner_id: UUID, file_name: str, data: byt
                 id=document_id,
                 owner_id=owner_id,
                 title=title_of(file_name),
+                file_name=title_of(file_name),
                 media_type=media_type,
                 size=len(data),
                 sha256=digest,
