@@ -8,13 +8,16 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError, RedisError  # noqa: A004  # redis-py's name for it
+from redis.exceptions import ConnectionError, RedisError, TimeoutError  # noqa: A004  # redis-py's names for them
 
 from app.core import metrics
+from app.core.circuit import Circuit
 from app.core.settings import Cache as CacheSettings
 
 log = structlog.get_logger(__name__)
 
+# How redis-py says that the server does not answer.
+AWAY = (RedisError, OSError)
 # A cache that is slower than this is worse than none.
 DEADLINE_SECONDS = 0.5
 # A connection that Redis closed meanwhile shows when it is used; a new one is tried, once and at once. By default
@@ -29,6 +32,8 @@ class Cache:
 
     def __init__(self, settings: CacheSettings) -> None:
         self._ttl = settings.ttl_seconds
+        # One for all that lies in this Redis: a silent one costs a few of us their deadline, and then nobody.
+        self.circuit = Circuit("cache", counts=(ConnectionError, TimeoutError, OSError))
         self.redis: Redis = Redis.from_url(
             settings.address(),
             socket_timeout=DEADLINE_SECONDS,

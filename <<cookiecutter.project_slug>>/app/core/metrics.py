@@ -37,6 +37,9 @@ CIRCUIT_OPEN = Gauge(
     ["name"],
     multiprocess_mode="livemax",
 )
+EVENTS = Counter(
+    "events_published_total", "Events published: sent, nobody (not connected), lost, too_large.", ["outcome"]
+)
 CACHE = Counter("cache_requests_total", "Look-ups in the cache: hit, miss or error.", ["outcome"])
 
 

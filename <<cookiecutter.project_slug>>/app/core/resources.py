@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from app.core.ai import Answerer, Embedder, create_answerer, create_embedder
 from app.core.cache import ONE_RETRY, Cache
 from app.core.db import Database
+from app.core.events import Events
 from app.core.settings import Settings
 from app.core.storage import Storage
 from app.core.tasks import Publisher
@@ -53,6 +54,7 @@ class Resources:
     settings: Settings
     db: Database
     cache: Cache
+    events: Events
     broker: Broker
     storage: Storage
     publisher: Publisher
@@ -75,6 +77,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(db.close)
         cache = Cache(settings.cache)
         stack.push_async_callback(cache.close)
+        events = Events(settings.ws, cache)
         broker = Broker(settings)
         stack.push_async_callback(broker.close)
         storage = Storage(settings.storage)
@@ -83,7 +86,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(embedder.close)
         answerer = create_answerer(settings.ai)
         stack.push_async_callback(answerer.close)
-        yield Resources(settings, db, cache, broker, storage, publisher, embedder, answerer)
+        yield Resources(settings, db, cache, events, broker, storage, publisher, embedder, answerer)
 
 
 async def app_resources(request: Request) -> Resources:

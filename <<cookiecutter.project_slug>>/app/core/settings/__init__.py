@@ -24,6 +24,7 @@ from app.core.settings.sources import ENV_FILE_VARIABLE, Variables, env_file, re
 from app.core.settings.storage import Storage
 from app.core.settings.tasks import Tasks
 from app.core.settings.telemetry import Metrics, Sentry
+from app.core.settings.ws import Ws
 
 __all__ = [
     "ENV_FILE_VARIABLE",
@@ -51,6 +52,7 @@ __all__ = [
     "Storage",
     "Tasks",
     "Variables",
+    "Ws",
     "default_text",
     "documented",
     "env_file",

@@ -21,6 +21,7 @@ from app.core.settings.secrets import Secrets
 from app.core.settings.storage import Storage
 from app.core.settings.tasks import Tasks
 from app.core.settings.telemetry import Metrics, Sentry
+from app.core.settings.ws import Ws
 
 F = TypeVar("F", bound=FeatureSettings)
 
@@ -42,6 +43,7 @@ class Settings(BaseModel):
     log: Log = Log()
     http: Http = Http()
     database: Database = Database()
+    ws: Ws = Ws()
     cache: Cache = Cache()
     broker: Broker = Broker()
     tasks: Tasks = Tasks()
