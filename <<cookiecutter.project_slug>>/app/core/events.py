@@ -152,8 +152,8 @@ class Events:
             return
         try:
             async with self.circuit.guard():
-                arguments = [channel(user_id), body, self._settings.resume_events, self._settings.resume_seconds]
-                heard = await self._publish(keys=[_stream(user_id)], args=arguments)
+                kept, seconds = self._settings.resume_events, self._settings.resume_seconds
+                heard = await self._publish(keys=[_stream(user_id)], args=[channel(user_id), body, kept, seconds])
         except (*AWAY, CircuitOpen) as error:
             metrics.EVENTS.labels("lost").inc()
             log.warning("event_lost", kind=kind, error=repr(error))
@@ -212,5 +212,5 @@ def _position(raw: bytes) -> Position:
     return found
 
 
-def _text(raw: bytes | None) -> str:
-    return raw.decode() if raw else ""
+def _text(raw: bytes | str | None) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw or ""
