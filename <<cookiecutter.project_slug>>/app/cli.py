@@ -155,7 +155,7 @@ def migration(
 
 @cli.command()
 def init_storage() -> None:
-    """Make the bucket, with versioning and lifecycle."""
+    """Make the bucket, with versioning, lifecycle, and leave for the pages of HTTP_CORS_ORIGINS."""
     import asyncio
 
     from app.core.logging import configure_logging
@@ -168,7 +168,9 @@ def init_storage() -> None:
     async def make() -> None:
         storage = Storage(settings.storage)
         try:
-            await storage.ensure_bucket(strict=settings.environment is not Environment.DEVELOPMENT)
+            await storage.ensure_bucket(
+                strict=settings.environment is not Environment.DEVELOPMENT, origins=settings.http.cors_origins
+            )
         finally:
             await storage.close()
 

@@ -4,7 +4,8 @@ boto3 is synchronous, so every call runs in a thread of a pool of its own: a slo
 """
 
 import asyncio
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,10 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 THREADS = 8
+# What strangers put here by a signed address, until it has been looked at. What is left goes after two days.
+QUARANTINE = "quarantine/"
+QUARANTINE_DAYS = 2
+PLAIN_BYTES = "application/octet-stream"
 
 
 class StorageUnavailable(Unavailable):
@@ -43,16 +48,30 @@ class StoredObject:
 
     key: str
     modified: datetime
+    size: int
 
 
-def client(settings: StorageSettings) -> "S3Client":
-    """A boto3 client with the project's deadlines and retries. Loading boto3 takes half a second: call it off the loop."""
+@dataclass(frozen=True, slots=True)
+class SignedPut:
+    """Leave to store one object: a PUT to this address with exactly these headers."""
+
+    url: str
+    headers: dict[str, str]
+
+
+def client(settings: StorageSettings, endpoint_url: str = "") -> "S3Client":
+    """A boto3 client with the project's deadlines and retries. Loading boto3 takes half a second: call it off the loop.
+
+    Args:
+        settings: of the store.
+        endpoint_url: instead of the settings' own.
+    """
     import boto3
     from botocore.config import Config
 
     made: S3Client = boto3.client(
         "s3",
-        endpoint_url=settings.endpoint_url or None,
+        endpoint_url=endpoint_url or settings.endpoint_url or None,
         region_name=settings.region,
         aws_access_key_id=settings.access_key or None,
         aws_secret_access_key=settings.secret_key.get_secret_value() or None,
@@ -84,6 +103,7 @@ class Storage:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
         self._making = Lock()
         self._made: S3Client | None = None
+        self._signing: S3Client | None = None
 
     async def put(self, key: str, data: bytes, content_type: str) -> None:
         """Store an object; an earlier one of the same key becomes an old version.
@@ -93,44 +113,106 @@ class Storage:
         """
         await self._call(lambda s3: s3.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=content_type))
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, most: int | None = None) -> bytes:
         """The bytes of an object.
+
+        Args:
+            key: of the object.
+            most: read no more than so many.
 
         Raises:
             ObjectNotFound: no object has this key.
             StorageUnavailable: the store does not answer.
         """
-        return await self._call(lambda s3: s3.get_object(Bucket=self._bucket, Key=key)["Body"].read())
+        return await self._call(lambda s3: s3.get_object(Bucket=self._bucket, Key=key)["Body"].read(most))
+
+    async def head(self, key: str) -> StoredObject:
+        """What the store tells of an object without sending it.
+
+        Raises:
+            ObjectNotFound: no object has this key.
+            StorageUnavailable: the store does not answer.
+        """
+        found = await self._call(lambda s3: s3.head_object(Bucket=self._bucket, Key=key))
+        return StoredObject(key, found["LastModified"], found["ContentLength"])
 
     async def delete(self, key: str) -> None:
         """Delete an object; one that is not there is no error."""
         await self._call(lambda s3: s3.delete_object(Bucket=self._bucket, Key=key))
 
-    async def list(self, prefix: str) -> list[StoredObject]:
-        """Every object whose key begins with `prefix`."""
+    async def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> list[StoredObject]:
+        """Objects whose key begins with `prefix`, in the order of their keys.
+
+        Args:
+            prefix: begins every key.
+            after: only keys behind this one.
+            limit: at most so many; all unless given.
+        """
 
         def pages(s3: "S3Client") -> list[StoredObject]:
-            found = s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+            config: Any = {"MaxItems": limit, "PageSize": min(limit, 1000)} if limit else {}
+            found = s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=prefix, StartAfter=after, PaginationConfig=config
+            )
             return [
-                StoredObject(item["Key"], item["LastModified"]) for page in found for item in page.get("Contents", [])
+                StoredObject(item["Key"], item["LastModified"], item["Size"])
+                for page in found
+                for item in page.get("Contents", [])
             ]
 
         return await self._call(pages)
 
-    async def presigned_url(self, key: str, seconds: int = 300) -> str:
-        """An address at which anyone may fetch the object for a while."""
+    async def presigned_url(
+        self, key: str, seconds: int = 300, *, content_type: str = "", disposition: str = ""
+    ) -> str:
+        """An address at which anyone may fetch the object for a while. Made without asking the store.
+
+        Args:
+            key: of the object.
+            seconds: how long the address is good.
+            content_type: what the answer says it is, instead of what was said when it was stored.
+            disposition: the answer's Content-Disposition.
+        """
         parameters = {"Bucket": self._bucket, "Key": key}
+        if content_type:
+            parameters["ResponseContentType"] = content_type
+        if disposition:
+            parameters["ResponseContentDisposition"] = disposition
         return await self._call(
-            lambda s3: s3.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
+            lambda _: self._signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
         )
 
-    async def ensure_bucket(self, *, strict: bool) -> None:
+    async def presigned_put(self, key: str, seconds: int, *, size: int, sha256: bytes | None = None) -> SignedPut:
+        """Leave for anyone to store one object under this key, for a while. Made without asking the store.
+
+        The address is good for exactly this size and kind, and for these bytes where the store knows checksums. It may be
+        used more than once, so what was stored by it is looked at and copied, never believed.
+
+        Args:
+            key: of the object.
+            seconds: how long the address is good.
+            size: in bytes.
+            sha256: digest of the bytes.
+        """
+        headers = {"Content-Type": PLAIN_BYTES}
+        parameters: dict[str, Any] = {
+            "Bucket": self._bucket, "Key": key, "ContentLength": size, "ContentType": PLAIN_BYTES
+        }  # fmt: skip
+        if sha256:
+            parameters["ChecksumSHA256"] = headers["x-amz-checksum-sha256"] = b64encode(sha256).decode()
+        url = await self._call(
+            lambda _: self._signer.generate_presigned_url("put_object", Params=parameters, ExpiresIn=seconds)
+        )
+        return SignedPut(url, headers)
+
+    async def ensure_bucket(self, *, strict: bool, origins: Sequence[str] = ()) -> None:
         """Make the bucket, keep old versions in it for a while, and give up half-finished uploads.
 
         Args:
             strict: fail when the store offers no versioning or lifecycle, as development stores do not.
+            origins: of pages that may use signed addresses.
         """
-        await self._call(partial(_ensure_bucket, settings=self._settings, strict=strict))
+        await self._call(partial(_ensure_bucket, settings=self._settings, strict=strict, origins=origins))
 
     async def check(self) -> None:
         """Raise when the store does not answer or the bucket is missing."""
@@ -146,6 +228,16 @@ class Storage:
             if self._made is None:
                 self._made = client(self._settings)
             return self._made
+
+    @property
+    def _signer(self) -> "S3Client":
+        """The client whose addresses are those that people reach the store at; its signatures cover the host."""
+        if not self._settings.public_url:
+            return self._client
+        with self._making:
+            if self._signing is None:
+                self._signing = client(self._settings, self._settings.public_url)
+            return self._signing
 
     async def _call(self, work: Callable[["S3Client"], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, work)
@@ -177,7 +269,7 @@ def _make_bucket(s3: "S3Client", bucket: str, region: str) -> None:
     log.info("bucket_made", bucket=bucket)
 
 
-def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool) -> None:
+def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool, origins: Sequence[str]) -> None:
     from botocore.exceptions import ClientError
 
     bucket = settings.bucket
@@ -197,12 +289,24 @@ def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool) -> N
                             "Filter": {"Prefix": ""},
                             "NoncurrentVersionExpiration": {"NoncurrentDays": settings.old_versions_days},
                             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
-                        }
+                        },
+                        {
+                            "ID": "quarantine",
+                            "Status": "Enabled",
+                            "Filter": {"Prefix": QUARANTINE},
+                            "Expiration": {"Days": QUARANTINE_DAYS},
+                        },
                     ]
                 },
             ),
         ),
     ]
+    rule: Any = {
+        "AllowedOrigins": list(origins),
+        "AllowedMethods": ["GET", "HEAD", "PUT"],
+        "AllowedHeaders": ["content-type", "x-amz-checksum-sha256"],
+        "MaxAgeSeconds": 3600,
+    }
     for what, step in steps:
         try:
             step()
@@ -210,3 +314,9 @@ def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool) -> N
             if strict:
                 raise
             log.warning("bucket_feature_missing", feature=what, bucket=bucket, error=str(error))
+    if origins:
+        try:
+            s3.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [rule]})
+        except ClientError as error:
+            # Not fatal anywhere: MinIO and others have one rule for all buckets, which lets every origin in.
+            log.warning("bucket_feature_missing", feature="cors", bucket=bucket, error=str(error))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import socket
 import subprocess
 import sys
@@ -56,6 +57,17 @@ async def test_listing(storage: Storage) -> None:
     assert sorted(item.key for item in found) == ["list/a", "list/b/c"]
     assert all(abs(item.modified.timestamp() - time.time()) < 120 for item in found)
     assert await storage.list("none/") == []
+    assert [item.key for item in await storage.list("list/", after="list/a", limit=5)] == ["list/b/c"]
+    assert [(item.key, item.size) for item in await storage.list("list/", limit=1)] == [("list/a", 1)]
+
+
+async def test_an_object_can_be_asked_for_in_part(storage: Storage) -> None:
+    """Its size without its bytes, and no more bytes than wanted."""
+    await storage.put("part", b"0123456789", "text/plain")
+    assert (await storage.head("part")).size == 10
+    assert await storage.get("part", 4) == b"0123"
+    with pytest.raises(ObjectNotFound):
+        await storage.head("nothing")
 
 
 async def test_presigned_address(storage: Storage) -> None:
@@ -67,6 +79,44 @@ async def test_presigned_address(storage: Storage) -> None:
         assert (await browser.get(address)).content == b"for you"
         assert (await browser.get(address.split("?")[0])).status_code in (400, 403)
         assert (await browser.get(address.replace("/signed?", "/other?"))).status_code == 403
+
+
+async def test_a_presigned_answer_is_what_the_signature_says(storage: Storage) -> None:
+    """Its type and disposition cannot be changed by whoever has the address."""
+    await storage.put("signed", b"for you", "text/plain")
+    address = await storage.presigned_url("signed", content_type="text/csv", disposition='attachment; filename="a.csv"')
+    async with httpx.AsyncClient() as browser:
+        answer = await browser.get(address)
+        assert answer.headers["Content-Type"] == "text/csv"
+        assert answer.headers["Content-Disposition"] == 'attachment; filename="a.csv"'
+        assert (await browser.get(address.replace("a.csv", "a.exe"))).status_code == 403
+
+
+async def test_a_presigned_upload_is_for_one_object(storage: Storage) -> None:
+    """Another size, kind, key or digest is refused by the store; its address is the public one when there is one."""
+    data = b"as announced"
+    put = await storage.presigned_put("signed", 60, size=len(data), sha256=hashlib.sha256(data).digest())
+    async with httpx.AsyncClient() as browser:
+
+        async def status(address: str, content: bytes, **other: str) -> int:
+            answer = await browser.put(address, content=content, headers=put.headers | other)
+            return answer.status_code
+
+        assert await status(put.url, data + b"!") == 403
+        assert await status(put.url, data, **{"Content-Type": "text/html"}) == 403
+        assert await status(put.url, data, **{"x-amz-checksum-sha256": "AAAA"}) == 403
+        assert await status(put.url.replace("/signed?", "/other?"), data) == 403
+        assert await storage.list("") == []
+        assert await status(put.url, data) == 200
+    assert await storage.get("signed") == data
+
+
+async def test_addresses_are_the_public_ones(settings_with: "SettingsWith") -> None:
+    """Inside a network the store has another name than for browsers, and a signature covers the name."""
+    storage = Storage(settings_with(STORAGE_PUBLIC_URL="https://files.example.com").storage)
+    assert (await storage.presigned_url("a")).startswith("https://files.example.com/app/a?")
+    assert (await storage.presigned_put("a", 60, size=1)).url.startswith("https://files.example.com/app/a?")
+    await storage.close()
 
 
 async def test_a_thread_for_each_call(storage: Storage) -> None:
@@ -134,7 +184,7 @@ async def test_a_missing_bucket(settings_with: "SettingsWith", resources: "Resou
 
 async def test_a_development_store_lacks_features(resources: "Resources") -> None:
     """Tolerated in development, an error elsewhere: versions are what an accident is undone with."""
-    await resources.storage.ensure_bucket(strict=False)
+    await resources.storage.ensure_bucket(strict=False, origins=["https://app.example.com"])
     with pytest.raises(StorageUnavailable):
         await resources.storage.ensure_bucket(strict=True)
 
@@ -174,24 +224,28 @@ async def test_the_bucket_keeps_old_versions(settings_with: "SettingsWith", moto
         STORAGE_OLD_VERSIONS_DAYS="17",
     ).storage
     storage = Storage(settings)
-    await asyncio.gather(*(storage.ensure_bucket(strict=True) for _ in range(3)))
-    await storage.ensure_bucket(strict=True)
+    origins = ("https://app.example.com",)
+    await asyncio.gather(*(storage.ensure_bucket(strict=True, origins=origins) for _ in range(3)))
+    await storage.ensure_bucket(strict=True, origins=origins)
     await storage.put("x", b"old", "text/plain")
     await storage.put("x", b"new", "text/plain")
     await storage.delete("x")
     await storage.close()
 
-    def look() -> tuple[Any, Any, Any]:
+    def look() -> tuple[Any, Any, Any, Any]:
         s3 = client(settings)
         return (
             s3.get_bucket_versioning(Bucket=settings.bucket),
             s3.get_bucket_lifecycle_configuration(Bucket=settings.bucket),
             s3.list_object_versions(Bucket=settings.bucket),
+            s3.get_bucket_cors(Bucket=settings.bucket),
         )
 
-    versioning, lifecycle, versions = await asyncio.to_thread(look)
+    versioning, lifecycle, versions, cors = await asyncio.to_thread(look)
     assert versioning["Status"] == "Enabled"
-    (rule,) = lifecycle["Rules"]
+    rule, quarantine = lifecycle["Rules"]
+    assert (quarantine["Filter"]["Prefix"], quarantine["Expiration"]["Days"]) == ("quarantine/", 2)
+    assert cors["CORSRules"][0]["AllowedOrigins"] == ["https://app.example.com"]
     assert rule["Status"] == "Enabled"
     assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == 17
     assert rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] == 1

@@ -11,6 +11,10 @@ class Storage(BaseModel):
     endpoint_url: Address = Field(
         default="http://127.0.0.1:9000", description="Address of the store. Empty: AWS S3 itself."
     )
+    public_url: Address = Field(
+        default="",
+        description="Address at which browsers reach the store, for signed uploads and downloads. Empty: STORAGE_ENDPOINT_URL.",
+    )
     region: str = Field(default="us-east-1", description="Region of the bucket.")
     bucket: str = Field(default="app", description="Bucket of the application.")
     access_key: str = Field(
