@@ -6,10 +6,11 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from uuid import UUID
 
 import typer
 
@@ -27,9 +28,16 @@ from app.core.settings import (
 )
 from app.features import settings_of_features
 
+if TYPE_CHECKING:
+    from app.core.resources import Resources
+
+R = TypeVar("R")
+
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 settings_cli = typer.Typer(no_args_is_help=True, help="The settings and their files.")
 cli.add_typer(settings_cli, name="settings")
+tasks_cli = typer.Typer(no_args_is_help=True, help="Background tasks that failed for good.")
+cli.add_typer(tasks_cli, name="tasks")
 
 
 def fail(message: str) -> typer.Exit:
@@ -90,7 +98,9 @@ def serve(
 
 @cli.command()
 def worker(
-    concurrency: Annotated[int, typer.Option(help="Processes; 0 means TASKS_CONCURRENCY.")] = 0,
+    concurrency: Annotated[
+        int, typer.Option(help="Processes, beside those of TASKS_RESERVED; 0 means TASKS_CONCURRENCY.")
+    ] = 0,
     queues: Annotated[str, typer.Option(help="Queues to work off, comma-separated; all unless given.")] = "",
 ) -> None:
     """Run a Celery worker."""
@@ -100,10 +110,13 @@ def worker(
 
         settings = _settings()
         names = queues or ",".join(Queue)
-        count = concurrency or settings.tasks.concurrency
+        # A worker that was given its queues is itself what somebody keeps free for them.
+        reserved = 0 if queues else settings.tasks.reserved
+        count = (concurrency or settings.tasks.concurrency) + reserved
         arguments = ["worker", f"--concurrency={count}", f"--queues={names}", f"--loglevel={settings.log_level}"]
         # Gossip and mingle are workers talking among themselves, which nothing here needs.
-        create_worker(settings).worker_main(["--quiet", *arguments, "--without-gossip", "--without-mingle"])
+        app = create_worker(settings, reserved=reserved)
+        app.worker_main(["--quiet", *arguments, "--without-gossip", "--without-mingle"])
 
 
 @cli.command()
@@ -113,7 +126,7 @@ def beat(
         typer.Option(help="File in which beat remembers when each entry ran last; a temporary one unless given."),
     ] = None,
 ) -> None:
-    """Run Celery beat, which sends what is due. Run exactly one."""
+    """Run Celery beat, which sends what is due. Of several one does, and the others wait for its end."""
     from app.worker import create_worker
 
     settings = _settings()
@@ -199,6 +212,90 @@ def access() -> None:
     width = max(map(len, table))
     for name, who in sorted(table.items(), key=lambda row: row[0].partition(" ")[2]):
         print(f"{name:<{width}}  {who.value}")
+
+
+TaskIds = Annotated[list[UUID] | None, typer.Argument(help="Ids, as `tasks dead` shows them.")]
+EveryTask = Annotated[bool, typer.Option("--all", help="Every dead task.")]
+
+
+@tasks_cli.command("dead")
+def list_dead(
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the arguments.")] = False,
+) -> None:
+    """List the dead tasks, the latest first: since when, id, name, attempts and the last error."""
+
+    async def show(resources: "Resources") -> None:
+        from app.core.outbox import Outbox
+
+        for row in await Outbox(resources.db, resources.settings.tasks).dead(limit):
+            since = row.due_at.isoformat(timespec="seconds")
+            facts = {"since": since, "id": str(row.id), "name": row.name, "attempts": row.attempts, "error": row.error}
+            if as_json:
+                print(json.dumps({**facts, "args": row.args, "queue": row.queue, "context": row.context}))
+            else:
+                print("  ".join(map(str, facts.values())))
+
+    _with_resources("tasks", show)
+
+
+@tasks_cli.command()
+def rerun(ids: TaskIds = None, every: EveryTask = False) -> None:
+    """Run dead tasks again, with all of their attempts."""
+    chosen = _chosen(ids, every)
+
+    async def act(resources: "Resources") -> int:
+        from app.core.tasks import rerun
+
+        return await rerun(resources, chosen)
+
+    _say_how_many("rerun", _with_resources("tasks", act), chosen)
+
+
+@tasks_cli.command()
+def discard(ids: TaskIds = None, every: EveryTask = False) -> None:
+    """Forget dead tasks."""
+    chosen = _chosen(ids, every)
+
+    async def act(resources: "Resources") -> int:
+        from app.core.outbox import Outbox
+
+        return await Outbox(resources.db, resources.settings.tasks).discard(chosen)
+
+    _say_how_many("discard", _with_resources("tasks", act), chosen)
+
+
+def _chosen(ids: list[UUID] | None, every: bool) -> list[UUID] | None:
+    if every == bool(ids):
+        raise fail("name the tasks by their ids, or all of them by --all")
+    return ids or None
+
+
+def _say_how_many(what: str, count: int, chosen: list[UUID] | None) -> None:
+    print(f"{what}: {count} tasks")
+    if chosen and count < len(set(chosen)):
+        raise fail(f"{what}: the others are not dead, or not there; see: tasks dead")
+
+
+def _with_resources(service: str, act: "Callable[[Resources], Coroutine[Any, Any, R]]") -> R:
+    """Do something with everything that the service holds open."""
+    import asyncio
+
+    from app.core.errors import Unavailable
+    from app.core.logging import configure_logging
+    from app.core.resources import open_resources
+
+    settings = _settings()
+    configure_logging(settings, service)
+
+    async def run() -> R:
+        async with open_resources(settings) as resources:
+            return await act(resources)
+
+    try:
+        return asyncio.run(run())
+    except Unavailable as error:
+        raise fail(f"{service}: {error.__cause__ or error}") from error
 
 
 @settings_cli.command()

@@ -4,8 +4,11 @@ A worker process holds one event loop and one set of resources, opened after the
 """
 
 import asyncio
+import os
+import signal
+import threading
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
@@ -20,12 +23,16 @@ from app.core import audit, metrics
 from app.core.logging import configure_logging
 from app.core.resources import Resources, open_resources
 from app.core.settings import Settings, load_settings
-from app.core.tasks import Periodic, Task, celery_app, execute, register, schedule, sweep_outbox
+from app.core.tasks import Periodic, Queue, Task, celery_app, execute, register, schedule, sweep_outbox
 from app.core.telemetry import configure_sentry
 from app.core.worker_heartbeat import write_heartbeat
+from app.core.worker_reserve import reserve
 from app.features import modules, settings_of_features
 
 log = structlog.get_logger(__name__)
+
+# Tells a process of the pool that its time is over. SIGTERM is Celery's own.
+GIVE_BACK = signal.SIGUSR2
 
 
 class Process:
@@ -36,9 +43,11 @@ class Process:
         self._runner: asyncio.Runner | None = None
         self._opened: AbstractAsyncContextManager[Resources] | None = None
         self._resources: Resources | None = None
+        self._running: asyncio.Task[str] | None = None
 
     def open(self, **_: Any) -> None:
         """After the fork: nothing that holds a socket may be shared with the parent."""
+        signal.signal(GIVE_BACK, self.give_back)
         self._runner = asyncio.Runner()
         self._opened = open_resources(self._settings)
         self._resources = self._runner.run(self._opened.__aenter__())
@@ -48,7 +57,20 @@ class Process:
         assert self._runner
         assert self._resources
         # A context of its own: the runner's would keep one task's request id for the next.
-        return self._runner.run(execute(self._resources, task, task_id, args), context=copy_context())
+        return self._runner.run(self._execute(self._resources, task, task_id, args), context=copy_context())
+
+    async def _execute(self, resources: Resources, task: Task[Any], task_id: UUID, args: Sequence[Any]) -> str:
+        self._running = asyncio.current_task()
+        try:
+            return await execute(resources, task, task_id, args)
+        finally:
+            self._running = None
+
+    def give_back(self, *_: Any) -> None:
+        """Break off the task that runs now, if one does, so that another worker may have it."""
+        if self._running:
+            # Wakes the loop as well; the signal alone would let it sleep on.
+            self._running.get_loop().call_soon_threadsafe(self._running.cancel)
 
     def close(self, **_: Any) -> None:
         """Before the process ends."""
@@ -63,12 +85,13 @@ def tasks() -> list[Task[Any]]:
     return [sweep_outbox, audit.prune, *found]
 
 
-def create_worker(settings: Settings | None = None, service: str = "worker") -> Celery:
+def create_worker(settings: Settings | None = None, service: str = "worker", reserved: int = 0) -> Celery:
     """The Celery application with every task and the schedule; opens nothing.
 
     Args:
         settings: read from the environment unless given.
         service: worker or beat, for logs and error reports.
+        reserved: how many of the worker's processes only critical tasks may use.
 
     Raises:
         SettingsError: the environment cannot be used.
@@ -87,11 +110,45 @@ def create_worker(settings: Settings | None = None, service: str = "worker") -> 
         entries.update(getattr(module, "SCHEDULE", {}))
     app.conf.beat_schedule = schedule(entries)
     if service == "worker":
+        reserve(app, reserved, Queue.CRITICAL.value)
         # weak=False: Celery would otherwise forget a receiver that nothing else refers to.
         signals.worker_process_init.connect(process.open, weak=False)
         signals.worker_process_shutdown.connect(process.close, weak=False)
+        signals.worker_init.connect(Drain(settings.tasks.drain_seconds).watch, weak=False)
         _announce(settings)
     return app
+
+
+class Drain:
+    """What a worker does when it is told to stop: its tasks may end, and what has not ended in time goes back.
+
+    Args:
+        seconds: how long they may.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._worker: Any = None
+
+    def watch(self, sender: Any, **_: Any) -> None:
+        """In the worker's main process, before it starts."""
+        self._worker = sender
+        signals.worker_shutting_down.connect(self.begin, weak=False)
+
+    def begin(self, **_: Any) -> None:
+        """Celery takes nothing new from here on and waits for what runs, for ever if need be."""
+        log.info("worker_drains", seconds=self._seconds)
+        timer = threading.Timer(self._seconds, self.end)
+        timer.daemon = True  # all tasks may be done much earlier
+        timer.start()
+
+    def end(self) -> None:
+        """The time is over."""
+        pids = self._worker.pool.info["processes"]
+        log.warning("worker_drain_over", processes=len(pids))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, GIVE_BACK)
 
 
 def _announce(settings: Settings) -> None:

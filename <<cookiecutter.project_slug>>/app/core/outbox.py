@@ -9,6 +9,7 @@ under another's lease, and is dropped.
     pending --sent--> sent --claimed--> running --done--> (deleted)
                                            |--failed--> waiting --due--> sent
                                            |--failed for the last time--> dead
+                                           |--its worker has to end--> pending
 """
 
 import random
@@ -19,7 +20,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import DateTime, Index, Text, and_, case, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, DateTime, Index, Text, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -44,7 +45,7 @@ class OutboxTask(Base):
     """One task that is not done yet.
 
     Attributes:
-        due_at: when the sweep has to look at it again, by the database's clock.
+        due_at: when the sweep has to look at it again, by the database's clock; of a dead one: since when it is dead.
         attempts: how often a worker has begun it.
         context: request id and user id of whoever asked for it, for the logs.
         error: the last failure.
@@ -124,7 +125,44 @@ class Outbox:
 
     async def bury(self, claim: Claim, error: str) -> bool:
         """The task failed for the last time; it stays for a person to look at. False when another worker has it now."""
-        return await self._settle(claim, state=State.DEAD, error=error)
+        return await self._settle(claim, state=State.DEAD, due_at=func.now(), error=error)
+
+    async def release(self, claim: Claim) -> bool:
+        """The worker has to end before the task does: it is free for another one, and this attempt counts for nothing."""
+        return await self._settle(claim, state=State.PENDING, due_at=func.now(), attempts=OutboxTask.attempts - 1)
+
+    async def dead(self, limit: int = 100) -> Sequence[OutboxTask]:
+        """The tasks that failed for good, the latest first; `due_at` is when."""
+        async with self._db.read() as session:
+            rows = await session.scalars(
+                select(OutboxTask).where(OutboxTask.state == State.DEAD).order_by(OutboxTask.due_at.desc()).limit(limit)
+            )
+            return rows.all()
+
+    async def revive(self, ids: Sequence[UUID] | None = None) -> Sequence[OutboxTask]:
+        """Give dead tasks all of their attempts again; returns them, to be sent.
+
+        Args:
+            ids: which; every dead one unless given. What is not dead is left alone.
+        """
+        async with self._db.transaction() as session:
+            rows = await session.scalars(
+                update(OutboxTask)
+                .where(_dead(ids))
+                .values(state=State.PENDING, attempts=0, due_at=func.now())
+                .returning(OutboxTask)
+            )
+            return rows.all()
+
+    async def discard(self, ids: Sequence[UUID] | None = None) -> int:
+        """Forget dead tasks; returns how many.
+
+        Args:
+            ids: which; every dead one unless given. What is not dead is left alone.
+        """
+        async with self._db.transaction() as session:
+            gone = await session.scalars(delete(OutboxTask).where(_dead(ids)).returning(OutboxTask.id))
+            return len(gone.all())
 
     async def overdue(self) -> Sequence[OutboxTask]:
         """Tasks to send again, oldest first; each is handed out once per `send_grace_seconds`, whoever asks."""
@@ -166,3 +204,8 @@ class Outbox:
 
     def _lease(self) -> Any:
         return func.now() + timedelta(seconds=self._settings.lease_seconds)
+
+
+def _dead(ids: Sequence[UUID] | None) -> ColumnElement[bool]:
+    dead = OutboxTask.state == State.DEAD
+    return dead if ids is None else and_(dead, OutboxTask.id.in_(ids))

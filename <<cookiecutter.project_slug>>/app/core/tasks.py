@@ -14,16 +14,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from math import ceil
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from uuid import UUID
 
 import structlog
 from celery import Celery
+from celery.exceptions import Reject
 from kombu import Exchange
 from kombu import Queue as BrokerQueue
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,6 +46,11 @@ SEND_SECONDS = 3.0
 SENDERS = 4
 HARD_LIMIT_GRACE_SECONDS = 5.0
 LONGEST_CLAIM_WAIT_SECONDS = 5.0
+RELEASE_SECONDS = 5.0
+# Messages of a dead worker come back by the sweep; this is the net below it, and must never meet a task that runs.
+SHORTEST_VISIBILITY_SECONDS = 3600
+# How often beat asks for its lock, at most; see `beat`.
+BEAT_INTERVAL_SECONDS = 1
 
 
 class Queue(StrEnum):
@@ -76,6 +82,10 @@ class Task(Generic[P]):
     def seconds(self, settings: Settings) -> float:
         """Deadline of one attempt."""
         return self.limit.total_seconds() if self.limit else settings.tasks.limit_seconds
+
+    def hard_limit(self, settings: Settings) -> int:
+        """Seconds after which Celery kills the process: what blocks the event loop does not notice its own deadline."""
+        return ceil(self.seconds(settings) + HARD_LIMIT_GRACE_SECONDS)
 
     async def __call__(self, resources: "Resources", *args: P.args, **kwargs: P.kwargs) -> None:
         """Run it here and now, without a worker."""
@@ -116,11 +126,27 @@ def task(
     return declare
 
 
+class Carrier(Protocol):
+    """What travels with a task beside the ids of request and user, as the context of a trace does."""
+
+    def inject(self, context: dict[str, str]) -> None:
+        """Where the task is asked for: put it into `context`."""
+
+    def around(self, task: str, context: Mapping[str, str]) -> AbstractContextManager[object]:
+        """Where an attempt of `task` runs: a block around it."""
+
+
+# Filled when a process is assembled.
+CARRIERS: list[Carrier] = []
+
+
 def enqueue(session: AsyncSession, task: Task[P], *args: P.args, **kwargs: P.kwargs) -> UUID:
     """Ask for a task as part of the session's transaction; it is sent once that has committed. Returns the task's id."""
     assert task.durable, f"{task.name}: a periodic task is sent by beat"
     assert not kwargs, f"{task.name}: arguments are positional, as they are kept as a list"
     context = {"request_id": request_id.get(), "user_id": user_id.get()}
+    for carrier in CARRIERS:
+        carrier.inject(context)
     assert OUTBOX in session.info, f"{task.name}: enqueued outside of `db.transaction()`, it would never be kept"
     row = OutboxTask(id=new_id(), name=task.name, args=list(args), queue=task.queue.value, context=context)
     session.add(row)
@@ -174,6 +200,20 @@ async def sweep(resources: "Resources") -> int:
     return len(rows)
 
 
+async def rerun(resources: "Resources", ids: Sequence[UUID] | None = None) -> int:
+    """Run dead tasks again, with all of their attempts; returns how many.
+
+    Args:
+        resources: what a feature works with.
+        ids: which; every dead one unless given.
+    """
+    rows = await Outbox(resources.db, resources.settings.tasks).revive(ids)
+    if rows:
+        log.info("tasks_rerun", count=len(rows))
+        await resources.publisher.publish(resources.db, rows)
+    return len(rows)
+
+
 @task("core.sweep", queue=Queue.CRITICAL, durable=False)
 async def sweep_outbox(resources: "Resources") -> None:
     """Beat's call of `sweep`."""
@@ -184,10 +224,14 @@ async def execute(resources: "Resources", task: Task[Any], task_id: UUID, args: 
     """Run one delivered message, settle its row, count it and log it.
 
     Returns:
-        The outcome: done, skipped (a repeated message), retried, dead or failed (not durable).
+        The outcome: done, skipped (a repeated message), retried, dead, failed (not durable) or released (this process
+        is to end, and the task is free for another one).
     """
     started = time.perf_counter()
-    outcome = await _settled(resources, task, task_id, args)
+    try:
+        outcome = await _settled(resources, task, task_id, args)
+    except asyncio.CancelledError:
+        outcome = "released"
     seconds = time.perf_counter() - started
     metrics.TASKS.labels(task.name, outcome).inc()
     metrics.TASK_SECONDS.labels(task.name).observe(seconds)
@@ -209,13 +253,11 @@ async def _settled(resources: "Resources", task: Task[Any], task_id: UUID, args:
         # Attempts that ended without an answer: the task kills its worker. Not again.
         error: str | None = "the worker died during every attempt"
     else:
-        renewal = asyncio.create_task(_keep_lease(outbox, claim, resources.settings.tasks.lease_seconds / 3))
         try:
-            error = await _attempt(resources, task, args)
-        finally:
-            renewal.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewal
+            error = await _leased_attempt(resources, task, claim, args)
+        except asyncio.CancelledError:
+            await _release(outbox, claim)
+            raise
     if error is None:
         await outbox.finish(task_id)
         return "done"
@@ -252,16 +294,44 @@ async def _claim(outbox: Outbox, task_id: UUID) -> Claim | None:
         wait = min(wait * 2 or 0.1, LONGEST_CLAIM_WAIT_SECONDS)
 
 
+async def _leased_attempt(resources: "Resources", task: Task[Any], claim: Claim, args: Sequence[Any]) -> str | None:
+    """One attempt under a lease that is renewed meanwhile; None, or what went wrong."""
+    outbox = Outbox(resources.db, resources.settings.tasks)
+    renewal = asyncio.create_task(_keep_lease(outbox, claim, resources.settings.tasks.lease_seconds / 3))
+    try:
+        with ExitStack() as carried:
+            for carrier in CARRIERS:
+                carried.enter_context(carrier.around(task.name, claim.context))
+            return await _attempt(resources, task, args)
+    finally:
+        renewal.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewal
+
+
 async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any]) -> str | None:
     """One attempt; None, or what went wrong."""
     try:
         async with asyncio.timeout(task.seconds(resources.settings)):
             await task.function(resources, *args)
-    except Exception as error:  # a task may fail in any way; the outbox decides what follows
+    except (Exception, asyncio.CancelledError) as error:  # a task may fail in any way; the outbox decides what follows
+        this = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and this and this.cancelling():
+            raise  # this process is to end; what the task itself cancelled is its own failure
         log.exception("task_failed", task=task.name)
         capture(error)
         return repr(error)
     return None
+
+
+async def _release(outbox: Outbox, claim: Claim) -> None:
+    """Give a task back that this process has no time left for."""
+    try:
+        async with asyncio.timeout(RELEASE_SECONDS):
+            await outbox.release(claim)
+        log.info("task_released", task_id=str(claim.id))
+    except Exception as error:  # noqa: BLE001  # its lease runs out in any case
+        log.warning("task_not_released", task_id=str(claim.id), error=repr(error))
 
 
 async def _keep_lease(outbox: Outbox, claim: Claim, every: float) -> None:
@@ -281,6 +351,7 @@ def celery_app(settings: Settings) -> Celery:
         task_serializer="json",
         result_serializer="json",
         task_ignore_result=True,
+        result_expires=None,  # nothing is kept, so beat need not send a task to tidy it up
         # A message leaves the broker only when its task is over, and one message at a time waits in a worker: with
         # more, a low task fetched early would hold a process that a critical one needs.
         task_acks_late=True,
@@ -294,8 +365,7 @@ def celery_app(settings: Settings) -> Celery:
             # Queues in the order of `Queue`, not in turn: measured against a flooded low queue, a critical task
             # starts after 5 ms instead of 25 ms (10 ms tasks) and 55 ms instead of 886 ms (100 ms tasks).
             "queue_order_strategy": "priority",
-            # Longer than the longest task; a message of a killed worker comes back by the sweep, much earlier.
-            "visibility_timeout": int(max(3600, settings.tasks.limit_seconds * 2)),
+            "visibility_timeout": SHORTEST_VISIBILITY_SECONDS,
             "socket_timeout": 30,
             "socket_connect_timeout": SEND_SECONDS,
             "socket_keepalive": True,
@@ -305,6 +375,10 @@ def celery_app(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
+        # After a broken connection Celery would lower the number of messages that `worker_reserve` has set.
+        worker_enable_prefetch_count_reduction=False,
+        beat_scheduler="app.core.beat:LockedScheduler",
+        beat_max_loop_interval=BEAT_INTERVAL_SECONDS,
         timezone="UTC",
     )
     return app
@@ -321,16 +395,19 @@ def register(
         tasks: what the worker can do.
         run: executes one message in this process and returns the outcome.
     """
+    longest = 0
     for declared in tasks:
-        # What blocks the event loop does not notice its own deadline, and would hold a process of every attempt for
-        # good; Celery kills that process.
-        hard_limit = ceil(declared.seconds(settings) + HARD_LIMIT_GRACE_SECONDS)
+        hard_limit = declared.hard_limit(settings)
+        longest = max(longest, hard_limit)
         app.task(name=declared.name, bind=True, queue=declared.queue.value, time_limit=hard_limit)(_body(declared, run))
+    # The broker hands a message out again after this time, whether or not its task still runs.
+    app.conf.broker_transport_options["visibility_timeout"] = max(SHORTEST_VISIBILITY_SECONDS, 2 * longest)
 
 
 def _body(declared: Task[Any], run: Callable[[Task[Any], UUID, Sequence[Any]], str]) -> Callable[..., None]:
     def body(self: Any, *args: Any) -> None:
-        run(declared, UUID(self.request.id), args)
+        if run(declared, UUID(self.request.id), args) == "released" and declared.durable:
+            raise Reject("released", requeue=True)  # for the next worker, at once
 
     return body
 

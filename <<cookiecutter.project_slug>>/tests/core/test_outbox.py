@@ -1,7 +1,8 @@
 """The outbox: a task is done once if nothing goes wrong, again if something does, and never forgotten."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from types import ModuleType
@@ -11,6 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import func, select, update
 
+from app.core import tasks
 from app.core.logging import request_id, user_id
 from app.core.outbox import Outbox, OutboxTask, State
 from app.core.tasks import Queue, Task, enqueue, execute, sweep, task
@@ -93,6 +95,74 @@ async def test_whoever_asked_is_in_the_logs_of_the_task(resources: "Resources", 
     await asyncio.create_task(execute(resources, probe.note, identity, ["x"]))
     assert await resources.cache.redis.lrange(probe.DONE, 0, -1) == [b"x request-0001"]
     assert request_id.get() == ""
+
+
+async def test_what_else_travels_with_a_task(
+    resources: "Resources", probe: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A carrier puts its words into the context where the task is asked for, and is around the attempt with them."""
+    seen: list[str] = []
+
+    class Trace:
+        """As a tracing library would do it."""
+
+        def inject(self, context: dict[str, str]) -> None:
+            context["traceparent"] = "00-1-2-01"
+
+        @contextmanager
+        def around(self, task: str, context: Mapping[str, str]) -> Iterator[None]:
+            seen.append(f"{task} {context['traceparent']}")
+            yield
+            seen.append("over")
+
+    monkeypatch.setattr(tasks, "CARRIERS", [Trace()])
+    identity = await ask(resources, probe.note, "x")
+    assert await execute(resources, probe.note, identity, ["x"]) == "done"
+    assert seen == ["probe.note 00-1-2-01", "over"]
+
+
+async def test_a_process_that_has_to_end_gives_its_task_back(
+    resources: "Resources", probe: ModuleType, eventually: Callable[..., Any]
+) -> None:
+    """Broken off, the task is free at once and the attempt does not count; its feature hears nothing of it."""
+    identity = await ask(resources, probe.wait, "x")
+    running = asyncio.create_task(execute(resources, probe.wait, identity, ["x"]))
+    await eventually(lambda: resources.cache.redis.llen(probe.BEGUN))
+    running.cancel()
+    assert await running == "released"
+    found = await row(resources, identity)
+    assert found
+    assert (found.state, found.attempts, found.error) == (State.PENDING, 0, None)
+    await resources.cache.redis.set(probe.GATE, 1)
+    assert await execute(resources, probe.wait, identity, ["x"]) == "done"
+
+
+async def test_what_cannot_be_given_back_waits_for_its_lease(
+    resources: "Resources", probe: ModuleType, eventually: Callable[..., Any], without: "Without"
+) -> None:
+    """The database is away in that moment: the process ends all the same, and the task runs again after its lease."""
+    identity = await ask(resources, probe.wait, "x")
+    running = asyncio.create_task(execute(resources, probe.wait, identity, ["x"]))
+    await eventually(lambda: resources.cache.redis.llen(probe.BEGUN))
+    database = without("postgres")
+    await asyncio.to_thread(database.__enter__)
+    try:
+        running.cancel()
+        assert await running == "released"
+    finally:
+        await asyncio.to_thread(database.__exit__, None, None, None)
+    assert await state(resources, identity) == State.RUNNING
+
+
+async def test_what_a_task_cancels_itself_is_a_failure(resources: "Resources") -> None:
+    """Only a process that has to end gives back."""
+
+    @task("tests.cancelled", queue=Queue.LOW, max_attempts=1)
+    async def cancelled(resources: "Resources") -> None:
+        raise asyncio.CancelledError
+
+    identity = await ask(resources, cancelled)
+    assert await execute(resources, cancelled, identity, []) == "dead"
 
 
 async def test_a_lease_is_renewed_while_the_task_runs(

@@ -4,20 +4,28 @@ import asyncio
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import yaml
 
 from app.core.outbox import OutboxTask, State
-from app.core.tasks import Queue
+from app.core.project import ROOT
+from app.core.settings import Tasks
+from app.core.tasks import RELEASE_SECONDS, Queue, celery_app, register
+from app.worker import tasks
 from tests.core.asking import ask, left, said
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
+    from app.core.settings import Settings
     from tests.core.conftest import RunService, Service
 
 Until = Callable[..., Any]
@@ -40,7 +48,7 @@ async def test_urgent_work_goes_first(
 
     The same worker shows that each queue's messages are its own: nothing is done twice.
     """
-    work(1)
+    work(1, TASKS_RESERVED="0")
     low = [f"low-{number}" for number in range(30)]
     await ask(resources, probe.wait, *low)
     await eventually(lambda: said(resources, probe.BEGUN))
@@ -56,6 +64,61 @@ async def test_urgent_work_goes_first(
     # One low task ran, and one more may have been handed to the process already.
     assert begun.index("critical") <= 2
     assert sorted(begun) == sorted([*low, "critical"])
+
+
+async def test_critical_work_always_has_a_free_hand(
+    resources: "Resources", probe: ModuleType, work: "Callable[..., Service]", eventually: Until
+) -> None:
+    """Both ordinary processes are held by tasks that do not end, and many more wait: a critical one starts at once.
+
+    And the reserved process is not for the others: no third one begins.
+    """
+    service = work(2)
+    await ask(resources, probe.wait, *(f"low-{number}" for number in range(10)))
+
+    async def full() -> bool:
+        return len(await said(resources, probe.BEGUN)) >= 2
+
+    await eventually(full)
+    seconds = []
+    for number in range(5):
+        began = time.perf_counter()
+        await ask(resources, probe.note_critical, f"critical-{number}")
+        await eventually(lambda: _ends_with(resources, probe.DONE, f"critical-{number}"))  # noqa: B023  # at once
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.5, seconds
+    begun = await said(resources, probe.BEGUN)
+    assert len([name for name in begun if name.startswith("low")]) == 2, begun
+    assert len(children(service.process.pid)) == 3
+    await resources.cache.redis.set(probe.GATE, 1)
+
+    async def empty() -> bool:
+        return not await left(resources)
+
+    await eventually(empty)
+
+
+async def _ends_with(resources: "Resources", where: str, name: str) -> bool:
+    return (await said(resources, where))[-1:] == [name]
+
+
+def test_a_container_is_given_the_time_to_drain() -> None:
+    """By default; what is killed earlier comes back only after its lease."""
+    parts = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    seconds = int(parts["worker"]["stop_grace_period"].removesuffix("s"))
+    assert seconds >= Tasks().drain_seconds + RELEASE_SECONDS + 10
+
+
+def test_no_message_comes_back_while_its_task_may_run(settings: "Settings", probe: ModuleType) -> None:
+    """The broker's visibility time-out is longer than the longest task that any feature declares, whatever it is."""
+    app = celery_app(settings)
+    register(app, settings, [probe.note, replace(probe.hang, limit=timedelta(hours=5))], lambda *_: "")
+    assert app.conf.broker_transport_options["visibility_timeout"] > 2 * 5 * 3600
+    every = tasks()
+    app = celery_app(settings)
+    register(app, settings, every, lambda *_: "")
+    longest = max(task.hard_limit(settings) for task in every)
+    assert app.conf.broker_transport_options["visibility_timeout"] > longest
 
 
 async def test_a_message_is_in_one_queue(resources: "Resources", probe: ModuleType) -> None:
@@ -162,3 +225,24 @@ async def test_a_worker_lets_its_tasks_end(
     assert "running" in await said(resources, probe.DONE)
     remaining = await left(resources)
     assert all(state != State.RUNNING for _, state, _ in remaining), remaining
+
+
+async def test_what_does_not_end_in_time_goes_back(
+    resources: "Resources", probe: ModuleType, work: "Callable[..., Service]", eventually: Until
+) -> None:
+    """SIGTERM and a task that goes on and on: when the time to drain is over the task is free, as if it had never begun.
+
+    The next worker has it at once, although there is no beat whose sweep would find it.
+    """
+    service = work(1, TASKS_DRAIN_SECONDS="0.5")
+    await ask(resources, probe.wait, "x")
+    await eventually(lambda: said(resources, probe.BEGUN))
+    began = time.monotonic()
+    service.process.terminate()
+    assert await asyncio.to_thread(service.process.wait, 20) == 0
+    assert time.monotonic() - began < 10
+    assert await left(resources) == [("probe.wait", State.PENDING, 0)], service.log.read_text()
+    assert await said(resources, probe.DONE) == []
+    await resources.cache.redis.set(probe.GATE, 1)
+    work(1)
+    assert await eventually(lambda: said(resources, probe.DONE)) == ["x"]

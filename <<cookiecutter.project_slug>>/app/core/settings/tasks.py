@@ -7,6 +7,16 @@ class Tasks(BaseModel):
     """Background tasks. Each is a row of `task_outbox` until it is done, so none is lost with a process or the broker."""
 
     concurrency: int = Field(default=4, ge=1, description="Processes of one worker.")
+    reserved: int = Field(
+        default=1,
+        ge=0,
+        description="Further processes of it that only the critical queue may use, so that it always finds one free.",
+    )
+    drain_seconds: float = Field(
+        default=60,
+        gt=0,
+        description="How long a worker that is told to stop lets its tasks run; what is not done by then goes back. Less than the time after which the worker is killed.",
+    )
     sweep_seconds: float = Field(
         default=5, gt=0, description="How often tasks are looked for that were never sent, or whose worker died."
     )
