@@ -20,6 +20,8 @@ KEY = "beat-lock"
 # How long a dead beat is missed. A living one has renewed four times by then.
 LIFE_SECONDS = 5.0
 TIMEOUT_SECONDS = 1.0
+# How often the lock is renewed, or asked for.
+BEAT_INTERVAL_SECONDS = 1.0
 
 
 class BeatLock:
@@ -90,7 +92,7 @@ class LockedScheduler(PersistentScheduler):
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Send at most one task that is due; returns the seconds until the next look."""
         if not self._lock.renew():
-            return float(self.max_interval)
+            return BEAT_INTERVAL_SECONDS
         seconds: float = super().tick(*args, **kwargs)
         return seconds
 

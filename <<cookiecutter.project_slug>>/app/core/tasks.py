@@ -49,8 +49,6 @@ LONGEST_CLAIM_WAIT_SECONDS = 5.0
 RELEASE_SECONDS = 5.0
 # Messages of a dead worker come back by the sweep; this is the net below it, and must never meet a task that runs.
 SHORTEST_VISIBILITY_SECONDS = 3600
-# How often beat asks for its lock, at most; see `beat`.
-BEAT_INTERVAL_SECONDS = 1
 
 
 class Queue(StrEnum):
@@ -378,7 +376,7 @@ def celery_app(settings: Settings) -> Celery:
         # After a broken connection Celery would lower the number of messages that `worker_reserve` has set.
         worker_enable_prefetch_count_reduction=False,
         beat_scheduler="app.core.beat:LockedScheduler",
-        beat_max_loop_interval=BEAT_INTERVAL_SECONDS,
+        beat_max_loop_interval=1,  # as often its lock is renewed: see `beat`
         timezone="UTC",
     )
     return app

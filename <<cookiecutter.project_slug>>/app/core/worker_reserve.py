@@ -5,7 +5,7 @@ a critical one would wait for the first of them to end. So the worker has some p
 messages in for, and a second consumer lets critical ones in for those. One pool serves both: whichever process is free.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 from celery import Celery, bootsteps
 from kombu import Consumer
@@ -17,11 +17,11 @@ def reserve(app: Celery, processes: int, queue: str) -> None:
     if not processes:
         return
 
-    class Reserve(bootsteps.ConsumerStep):  # type: ignore[misc]  # Celery has no annotations
+    class Reserve(bootsteps.ConsumerStep):
         """The second consumer, started whenever the worker has connected."""
 
         # After Celery's own consumer, whose share is made smaller here.
-        requires: ClassVar[Any] = ("celery.worker.consumer:Tasks",)
+        requires = ("celery.worker.consumer:Tasks",)
 
         def start(self, c: Any) -> None:
             """Leave the processes to the second consumer, and let it begin."""
