@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CollectorRegistry
 from starlette.responses import HTMLResponse
 
-from app.core import health, metrics
+from app.core import health, jwks, metrics
 from app.core.access import Access, guard, joined
 from app.core.api import add_routes
 from app.core.errors import install_error_handlers
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def modules_with_routes() -> list[ModuleType]:
     """Every module that has a `router` and says in `ACCESS` who may ask it."""
-    return [health, *modules("api")]
+    return [health, jwks, *modules("api")]
 
 
 def access_table(settings: Settings) -> dict[str, Access]:

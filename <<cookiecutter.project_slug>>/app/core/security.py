@@ -1,13 +1,15 @@
 """Who is asking: access tokens, and the dependency that reads them.
 
-Core only makes and reads tokens; who gets one is the business of `accounts`.
+Core only makes and reads tokens; who gets one is the business of a feature, or of an outside identity provider whose
+public keys are set. A token is stateless: whoever has one is who it says for as long as it lives, which is why that is
+short.
 """
 
 import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import jwt
 from fastapi import Depends, Request
@@ -17,9 +19,8 @@ from app.core.errors import Unauthorized
 from app.core.logging import user_id
 from app.core.project import project
 from app.core.settings import Auth
+from app.core.signing import keyring
 
-ALGORITHM = "HS256"
-AUDIENCE = "api"
 _REQUIRED_CLAIMS = ["sub", "exp", "iat", "iss", "aud"]
 
 # Under which key of the ASGI scope the guard of `access` leaves the person.
@@ -48,39 +49,65 @@ class InvalidToken(Unauthorized):
 
 
 def issue_token(settings: Auth, principal: Principal) -> tuple[str, int]:
-    """A signed access token and its life in seconds."""
+    """A signed access token and its life in seconds.
+
+    Raises:
+        NoSigningKey: tokens come from an outside provider.
+    """
+    key = keyring(settings).signing
     seconds = settings.access_token_minutes * 60
     now = int(time.time())
     claims = {
         "sub": str(principal.id),
-        "roles": sorted(principal.roles),
+        settings.roles_claim: sorted(principal.roles),
         "iat": now,
         "exp": now + seconds,
-        "iss": project().name,
-        "aud": AUDIENCE,
+        "iss": issuer_of(settings),
+        "aud": settings.audience,
         "jti": uuid4().hex,
     }
-    return jwt.encode(claims, settings.secret_key.get_secret_value(), algorithm=ALGORITHM), seconds
+    headers = {"kid": key.id, "typ": settings.token_types[0]}
+    return jwt.encode(claims, key.signing, algorithm=key.algorithm, headers=headers), seconds
 
 
 def read_token(settings: Auth, token: str) -> Principal:
     """Whom a token names.
 
     Raises:
-        InvalidToken: signature, time, issuer, audience or form is wrong.
+        InvalidToken: key, signature, time, issuer, audience, kind or form is wrong.
     """
     try:
+        header = jwt.get_unverified_header(token)
+        # Neither the key nor the algorithm is the token's choice: it names one of our keys, and that is for one algorithm.
+        key = keyring(settings).known[header["kid"]]
+        if header["typ"].lower().removeprefix("application/") not in settings.token_types:
+            raise InvalidToken
         claims = jwt.decode(
             token,
-            settings.secret_key.get_secret_value(),
-            algorithms=[ALGORITHM],
-            issuer=project().name,
-            audience=AUDIENCE,
+            key.verifying,
+            algorithms=[key.algorithm],
+            issuer=issuer_of(settings),
+            audience=settings.audience,
             options={"require": _REQUIRED_CLAIMS},
         )
-        return Principal(UUID(claims["sub"]), frozenset(claims.get("roles", ())))
-    except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError) as error:
+        return Principal(_identity(settings, claims["sub"]), frozenset(claims.get(settings.roles_claim, ())))
+    except (jwt.InvalidTokenError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise InvalidToken from error
+
+
+def issuer_of(settings: Auth) -> str:
+    """Who issues the tokens."""
+    return settings.issuer or project().name
+
+
+def _identity(settings: Auth, subject: str) -> UUID:
+    """The id of whom a token names. An outside provider may call people as it likes; the same name is the same id."""
+    try:
+        return UUID(subject)
+    except ValueError:
+        if not settings.outside:
+            raise
+        return uuid5(NAMESPACE_URL, f"{issuer_of(settings)}#{subject}")
 
 
 def principal_of(settings: Auth, scope: Scope) -> Principal:

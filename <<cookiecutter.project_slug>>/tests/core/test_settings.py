@@ -309,3 +309,30 @@ def test_constructing_reads_only_arguments(bare: pytest.MonkeyPatch, tmp_path: P
     bare.chdir(tmp_path)
     assert os.environ["ENV_FILE"] == ""
     assert Settings().database.name == "app"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"AUTH_ALGORITHM": "EdDSA"}, "AUTH_PRIVATE_KEY: missing; make one: openssl genpkey -algorithm ed25519"),
+        ({"AUTH_ALGORITHM": "RS256"}, "AUTH_PRIVATE_KEY: missing; make one: openssl genpkey -algorithm rsa"),
+        ({"AUTH_FURTHER_SECRET_KEYS": f"{STRONG}, hunter2"}, "AUTH_FURTHER_SECRET_KEYS: shorter"),
+        ({"AUTH_SECRET_KEY": "", "AUTH_PUBLIC_KEYS": '{"keys": []}'}, "AUTH_ISSUER: missing"),
+        ({"AUTH_PUBLIC_KEYS": "no key"}, "neither PEM nor a JWKS document"),
+    ],
+)
+def test_keys_that_production_refuses(production: pytest.MonkeyPatch, variables: dict[str, str], said: str) -> None:
+    """Nothing to sign with, a weak key left over from a rotation, keys of nobody knows whom."""
+    for name, value in variables.items():
+        production.setenv(name, value)
+    (fault,) = faults()
+    assert said in fault
+    assert "hunter2" not in fault
+
+
+def test_production_without_a_key_of_its_own(production: pytest.MonkeyPatch) -> None:
+    """Where an outside provider signs people in, its public keys are enough."""
+    production.setenv("AUTH_SECRET_KEY", "")
+    production.setenv("AUTH_PUBLIC_KEYS", '{"keys": []}')
+    production.setenv("AUTH_ISSUER", "https://login.example.com/")
+    assert load_settings().auth.outside

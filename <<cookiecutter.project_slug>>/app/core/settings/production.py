@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from app.core.settings.auth import Auth
 from app.core.settings.base import extra_of
 from app.core.settings.listing import fields_of
 from app.core.settings.root import Settings
@@ -29,7 +30,7 @@ def production_faults(settings: Settings) -> list[str]:
     """What must be mended before `settings` may serve in production; empty elsewhere."""
     if not settings.production:
         return []
-    faults = _faults_of_secrets(settings)
+    faults = _faults_of_secrets(settings) + _faults_of_keys(settings.auth)
     if settings.storage.access_key:
         faults += secret_faults("STORAGE_SECRET_KEY", settings.storage.secret_key)
     if settings.log.format == "console":
@@ -64,6 +65,22 @@ def _faults_of_secrets(settings: Settings) -> list[str]:
                 faults += secret_faults(variable, value)
             if variable.endswith("_URL"):
                 faults += _address_faults(variable, value)
+    return faults
+
+
+def _faults_of_keys(auth: Auth) -> list[str]:
+    """Why tokens cannot be signed, or by nobody else either be checked."""
+    faults: list[str] = []
+    if auth.outside:
+        if not auth.issuer:
+            faults.append("AUTH_ISSUER: missing; name the provider whose keys AUTH_PUBLIC_KEYS are")
+    elif auth.algorithm == "HS256":
+        faults += secret_faults("AUTH_SECRET_KEY", auth.secret_key)
+    elif not auth.private_key.get_secret_value():
+        kind = "ed25519" if auth.algorithm == "EdDSA" else "rsa"
+        faults.append(f"AUTH_PRIVATE_KEY: missing; make one: openssl genpkey -algorithm {kind}")
+    for part in filter(None, auth.further_secret_keys.get_secret_value().split(",")):
+        faults += secret_faults("AUTH_FURTHER_SECRET_KEYS", SecretStr(part.strip()))
     return faults
 
 
