@@ -80,15 +80,11 @@ class Keyring:
 
 @lru_cache(maxsize=16)
 def keyring(settings: "Auth") -> Keyring:
-    """The keys that settings name; made once for each.
-
-    Raises:
-        ValueError: a key cannot be read, or is not one for the algorithm. The text never holds a key.
-    """
+    """The keys that settings name; made once for each."""
     current = _current(settings)
     secrets = (part.strip() for part in settings.further_secret_keys.get_secret_value().split(","))
     further = [_secret(secret) for secret in secrets if secret]
-    keys = [*([current] if current else []), *further, *_public(settings.public_keys)]
+    keys = [*([current] if current else []), *further, *public_keys(settings.public_keys)]
     return Keyring(current, {key.id: key for key in reversed(keys)})  # of two with one id the first wins
 
 
@@ -97,15 +93,21 @@ def _current(settings: "Auth") -> Key | None:
         secret = settings.secret_key.get_secret_value()
         return _secret(secret) if secret else None
     pem = settings.private_key.get_secret_value()
-    if not pem:
-        return None
+    return private_key(pem, settings.algorithm) if pem else None
+
+
+def private_key(pem: str, algorithm: str) -> Key:
+    """The key that signs with EdDSA or RS256.
+
+    Raises:
+        ValueError: it cannot be read, or is not one for the algorithm. The text never holds a key.
+    """
     try:
         private = load_pem_private_key(pem.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("AUTH_PRIVATE_KEY is no private key in PEM, or has a passphrase") from error
-    wanted = Ed25519PrivateKey if settings.algorithm == "EdDSA" else RSAPrivateKey
-    if not isinstance(private, wanted):
-        raise ValueError(f"AUTH_PRIVATE_KEY is no key for {settings.algorithm}")  # pydantic reports ValueError
+        raise ValueError("no private key in PEM, or one with a passphrase") from error
+    if not isinstance(private, Ed25519PrivateKey if algorithm == "EdDSA" else RSAPrivateKey):
+        raise ValueError(f"no key for {algorithm}")
     assert isinstance(private, Ed25519PrivateKey | RSAPrivateKey)
     key = _asymmetric(private.public_key())
     return Key(key.id, key.algorithm, key.verifying, private)
@@ -117,21 +119,28 @@ def _secret(secret: str) -> Key:
     return Key(identity, "HS256", secret, secret)
 
 
-def _public(text: str) -> Iterator[Key]:
+def public_keys(text: str) -> list[Key]:
+    """The public keys in PEM blocks or in a JWKS document.
+
+    Raises:
+        ValueError: one cannot be read.
+    """
     if text.lstrip().startswith("{"):
-        yield from _from_document(text)
-        return
+        return list(_from_document(text))
     blocks = _PEM.findall(text)
     if text and not blocks:
-        raise ValueError("AUTH_PUBLIC_KEYS is neither PEM nor a JWKS document")
-    for block in blocks:
-        try:
-            public = load_pem_public_key(block.encode())
-        except (ValueError, UnsupportedAlgorithm) as error:
-            raise ValueError("AUTH_PUBLIC_KEYS holds a block that is no public key") from error
-        if not isinstance(public, RSAPublicKey | Ed25519PublicKey):
-            raise ValueError("AUTH_PUBLIC_KEYS holds a key that is neither RSA nor Ed25519")
-        yield _asymmetric(public)
+        raise ValueError("neither PEM nor a JWKS document")
+    return [_from_pem(block) for block in blocks]
+
+
+def _from_pem(block: str) -> Key:
+    try:
+        public = load_pem_public_key(block.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError("holds a block that is no public key") from error
+    if not isinstance(public, RSAPublicKey | Ed25519PublicKey):
+        raise ValueError("holds a key that is neither RSA nor Ed25519")  # what pydantic reports
+    return _asymmetric(public)
 
 
 def _from_document(text: str) -> Iterator[Key]:
@@ -140,13 +149,13 @@ def _from_document(text: str) -> Iterator[Key]:
         entries = [entry for entry in json.loads(text)["keys"] if entry.get("use", "sig") == "sig"]
         found = [jwt.PyJWK(entry) for entry in entries if entry.get("kty") in ("RSA", "OKP", "EC")]
     except (ValueError, LookupError, TypeError, AttributeError, jwt.PyJWTError) as error:
-        raise ValueError("AUTH_PUBLIC_KEYS is no JWKS document") from error
+        raise ValueError("no JWKS document") from error
     for key in found:
         if key.algorithm_name in _PUBLIC_ALGORITHMS:
             if not key.key_id:
-                raise ValueError("AUTH_PUBLIC_KEYS holds a key without a kid")
+                raise ValueError("holds a key without a kid")
             if isinstance(key.key, RSAPrivateKey | Ed25519PrivateKey):
-                raise ValueError("AUTH_PUBLIC_KEYS holds a private key")
+                raise ValueError("holds a private key")
             yield Key(key.key_id, key.algorithm_name, key.key)
 
 
@@ -161,5 +170,8 @@ def _asymmetric(public: RSAPublicKey | Ed25519PublicKey) -> Key:
 
 
 def _members(public: RSAPublicKey | Ed25519PublicKey) -> dict[str, Any]:
-    made = (RSAAlgorithm if isinstance(public, RSAPublicKey) else OKPAlgorithm).to_jwk(public, as_dict=True)  # type: ignore[arg-type]
+    if isinstance(public, RSAPublicKey):
+        made = RSAAlgorithm.to_jwk(public, as_dict=True)
+    else:
+        made = OKPAlgorithm.to_jwk(public, as_dict=True)
     return {name: made[name] for name in ("crv", "e", "kty", "n", "x") if name in made}

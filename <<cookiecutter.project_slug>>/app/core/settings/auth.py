@@ -1,8 +1,8 @@
 """Access tokens: who signs them, and whose are believed."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from app.core.settings.base import CommaList, secret
 
@@ -55,14 +55,25 @@ class Auth(BaseModel):
     roles_claim: str = Field(default="roles", min_length=1, description="The claim that lists a person's roles.")
     access_token_minutes: int = Field(default=30, ge=1, le=1440, description="Life of an access token.")
 
-    @model_validator(mode="after")
-    def keys_can_be_read(self) -> Self:
-        """Every key has the form that it must have."""
-        if self.private_key.get_secret_value() or self.public_keys:
-            from app.core.signing import keyring  # brings cryptography along
+    @field_validator("private_key")
+    @classmethod
+    def private_key_can_be_read(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        """It is a key, and one for the algorithm."""
+        if value.get_secret_value() and (algorithm := info.data.get("algorithm", "HS256")) != "HS256":
+            from app.core.signing import private_key  # brings cryptography along
 
-            keyring(self)
-        return self
+            private_key(value.get_secret_value(), algorithm)
+        return value
+
+    @field_validator("public_keys")
+    @classmethod
+    def public_keys_can_be_read(cls, value: str) -> str:
+        """They are keys."""
+        if value:
+            from app.core.signing import public_keys
+
+            public_keys(value)
+        return value
 
     @property
     def outside(self) -> bool:
