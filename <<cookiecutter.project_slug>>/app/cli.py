@@ -35,9 +35,11 @@ R = TypeVar("R")
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 settings_cli = typer.Typer(no_args_is_help=True, help="The settings and their files.")
+messages_cli = typer.Typer(no_args_is_help=True, help="What the service sends to people outside.")
 cli.add_typer(settings_cli, name="settings")
 tasks_cli = typer.Typer(no_args_is_help=True, help="Background tasks that failed for good.")
 cli.add_typer(tasks_cli, name="tasks")
+cli.add_typer(messages_cli, name="messages")
 
 
 def fail(message: str) -> typer.Exit:
@@ -337,6 +339,48 @@ def check(
     except SettingsError as error:
         raise fail(str(error)) from error
     print("settings: no faults")
+
+
+@messages_cli.command("list")
+def list_messages(
+    channel: Annotated[str, typer.Option(help="email, sms, push or slack; all unless given.")] = "",
+    state: Annotated[str, typer.Option(help="queued, sending, sent, failed or sandboxed; all unless given.")] = "",
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 20,
+) -> None:
+    """List the newest messages: id, since when, channel, state and receiver; never what they say."""
+    from app.core.messages import Channel, State, newest
+
+    try:
+        of, at = Channel(channel) if channel else None, State(state) if state else None
+    except ValueError as error:
+        raise fail(f"messages: {error}") from error
+
+    async def show(resources: "Resources") -> None:
+        async with resources.db.read() as session:
+            rows = await newest(session, channel=of, state=at, limit=limit)
+        for row in rows:
+            since = row.created_at.isoformat(timespec="seconds")
+            facts = [str(row.id), since, row.channel, row.state, row.receiver]
+            print("  ".join([*facts, f"{row.attempts} attempts: {row.error}"] if row.error else facts))
+
+    _with_resources("messages", show)
+
+
+@messages_cli.command("show")
+def show_message(identity: Annotated[UUID, typer.Argument(help="Its id, as `messages list` shows it.")]) -> None:
+    """Show what a message says, while it waits or lies in the sandbox; afterwards that is erased."""
+
+    async def show(resources: "Resources") -> None:
+        from app.core.messages import MessageRow
+
+        async with resources.db.read() as session:
+            row = await session.get(MessageRow, identity)
+        if row is None or row.content is None:
+            raise fail(f"messages: {'there is no such message' if row is None else f'{row.state}, and erased'}")
+        for name, value in json.loads(row.content).items():
+            print(f"{name}: {value}")
+
+    _with_resources("messages", show)
 
 
 def _settings() -> Settings:

@@ -1,5 +1,6 @@
 """The API, assembled. `create_app` opens nothing: that is the lifespan's work."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -14,6 +15,7 @@ from app.core.access import Access, guard, joined
 from app.core.api import add_routes
 from app.core.errors import install_error_handlers
 from app.core.logging import configure_logging
+from app.core.messages import sample_messages
 from app.core.middleware import install_middleware
 from app.core.project import project
 from app.core.resources import AppResources, open_resources
@@ -23,6 +25,9 @@ from app.core.telemetry import configure_sentry
 from app.features import modules, settings_of_features
 
 log = structlog.get_logger(__name__)
+
+# How long a scrape waits for what the database has to say; it is given ten seconds in all.
+SAMPLE_SECONDS = 2.0
 
 router = APIRouter(include_in_schema=False)
 ACCESS = {"GET /metrics": Access.INTERNAL}
@@ -38,6 +43,11 @@ async def scrape(resources: AppResources) -> Response:
     except Exception as error:  # noqa: BLE001  # the other numbers matter most when a part is away
         log.warning("broker_not_sampled", error=repr(error))
         sampled = CollectorRegistry()
+    try:
+        async with asyncio.timeout(SAMPLE_SECONDS):
+            await sample_messages(sampled, resources.db)
+    except Exception as error:  # noqa: BLE001  # as above
+        log.warning("messages_not_sampled", error=repr(error))
     return Response(metrics.exposition(sampled), media_type=metrics.CONTENT_TYPE)
 
 

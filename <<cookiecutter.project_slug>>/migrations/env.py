@@ -8,7 +8,7 @@ from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.core import audit, outbox  # noqa: F401  # core's own tables belong to Base.metadata as well
+from app.core import audit, messages, outbox  # noqa: F401  # core's own tables belong to Base.metadata as well
 from app.core.db import Base
 from app.core.settings import load_settings
 from app.features import modules, settings_of_features

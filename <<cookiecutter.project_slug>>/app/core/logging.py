@@ -110,6 +110,8 @@ def configure_logging(settings: Settings, service: str) -> None:
     # We write these lines ourselves, with the fields we want: see middleware and tasks.
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It writes whole addresses, and a webhook's is its secret.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("celery.beat").addFilter(lambda record: "Sending due task" not in str(record.msg))
 
 

@@ -6,7 +6,7 @@ that variable when it is imported, so `cli` sets it before anything imports this
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -40,6 +40,11 @@ CIRCUIT_OPEN = Gauge(
 EVENTS = Counter(
     "events_published_total", "Events published: sent, nobody (not connected), lost, too_large.", ["outcome"]
 )
+# ok: taken. refused: answered, but this very request was not wanted. failed: no answer in time, or that it cannot now.
+OUTSIDE_REQUESTS = Counter(
+    "outside_api_requests_total", "Requests to providers outside, by outcome.", ["api", "outcome"]
+)
+MESSAGES = Counter("messages_total", "Messages and what became of each attempt.", ["channel", "outcome"])
 CACHE = Counter("cache_requests_total", "Look-ups in the cache: hit, miss or error.", ["outcome"])
 
 
@@ -68,6 +73,14 @@ async def sample_broker(registry: CollectorRegistry, redis: Redis, queues: Seque
     for worker, heard in (await heartbeats(redis)).items():
         age.add_metric([worker], max(0.0, time.time() - heard))
     registry.register(_Sampled([length, age]))
+
+
+def sampled(registry: CollectorRegistry, name: str, text: str, label: str, values: Mapping[str, float]) -> None:
+    """Put a gauge with the values of this very moment into `registry`, one for each value of its label."""
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    registry.register(_Sampled([family]))
 
 
 class _Sampled(Collector):

@@ -16,6 +16,7 @@ from app.core.settings.http import Http
 from app.core.settings.listing import default_text, documented, is_generated, redacted
 from app.core.settings.loading import SettingsError, load_settings
 from app.core.settings.log import Log
+from app.core.settings.messages import Messages
 from app.core.settings.production import production_faults, secret_faults
 from app.core.settings.redis import Broker, Cache
 from app.core.settings.root import Environment, Settings
@@ -44,6 +45,7 @@ __all__ = [
     "Health",
     "Http",
     "Log",
+    "Messages",
     "Metrics",
     "Secrets",
     "Sentry",

@@ -16,6 +16,7 @@ from app.core.settings.database import Database
 from app.core.settings.health import Health
 from app.core.settings.http import Http
 from app.core.settings.log import Log
+from app.core.settings.messages import Messages
 from app.core.settings.redis import Broker, Cache
 from app.core.settings.secrets import Secrets
 from app.core.settings.storage import Storage
@@ -53,6 +54,7 @@ class Settings(BaseModel):
     audit: Audit = Audit()
     health: Health = Health()
     ai: Ai = Ai()
+    messages: Messages = Messages()
     sentry: Sentry = Sentry()
     metrics: Metrics = Metrics()
     secrets: Secrets = Secrets()
@@ -79,6 +81,11 @@ class Settings(BaseModel):
     def api_workers(self) -> int:
         """How many processes serve the API."""
         return self.http.workers or (1 if self.environment is Environment.DEVELOPMENT else 2)
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether messages to people are kept instead of sent."""
+        return not self.production if self.messages.mode is None else self.messages.mode == "sandbox"
 
     @property
     def docs_enabled(self) -> bool:

@@ -1,0 +1,54 @@
+"""Looking at messages: for tests, for people at a terminal, for metrics."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core import metrics
+from app.core.db import Database
+from app.core.messages.kinds import Channel, Message, parse
+from app.core.messages.models import Lane, MessageRow, State
+
+
+async def kept(session: AsyncSession, channel: Channel | None = None) -> list[Message]:
+    """The messages whose content is still there - waiting, or in the sandbox -, oldest first."""
+    query = select(MessageRow).where(MessageRow.content.is_not(None), MessageRow.state != State.SENT)
+    if channel:
+        query = query.where(MessageRow.channel == channel)
+    rows = await session.scalars(query.order_by(MessageRow.created_at, MessageRow.id))
+    return [parse(row.channel, row.content) for row in rows if row.content]
+
+
+async def newest(
+    session: AsyncSession, *, channel: Channel | None = None, state: State | None = None, limit: int = 20
+) -> Sequence[MessageRow]:
+    """The newest rows, newest first."""
+    query = select(MessageRow)
+    if channel:
+        query = query.where(MessageRow.channel == channel)
+    if state:
+        query = query.where(MessageRow.state == state)
+    return (await session.scalars(query.order_by(MessageRow.id.desc()).limit(limit))).all()
+
+
+async def sample_messages(registry: CollectorRegistry, db: Database) -> None:
+    """Put how many messages wait, and which channels are down, into `registry`."""
+    waiting: dict[str, float] = dict.fromkeys(Channel, 0)
+    down: dict[str, float] = dict.fromkeys(Channel, 0)
+    open_states = [State.QUEUED, State.SENDING]
+    async with db.read() as session:
+        counted = await session.execute(
+            select(MessageRow.channel, func.count())
+            .where(MessageRow.state.in_(open_states))
+            .group_by(MessageRow.channel)
+        )
+        for channel, count in counted.all():
+            waiting[Channel(channel)] = count
+        for channel in await session.scalars(select(Lane.channel).where(Lane.failures > 0)):
+            down[Channel(channel)] = 1
+    metrics.sampled(registry, "messages_waiting", "Messages not sent yet.", "channel", waiting)
+    metrics.sampled(
+        registry, "message_channel_down", "1 while the last delivery by this channel failed.", "channel", down
+    )
