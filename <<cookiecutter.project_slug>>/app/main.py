@@ -14,7 +14,7 @@ from app.core import health, jwks, metrics
 from app.core.access import Access, guard, joined
 from app.core.api import add_routes
 from app.core.errors import install_error_handlers
-from app.core.logging import configure_logging
+from app.core.logging import announce, configure_logging
 from app.core.messages import sample_messages
 from app.core.middleware import install_middleware
 from app.core.project import project
@@ -67,9 +67,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_resources(settings) as resources:
             app.state.resources = resources
-            log.info("started", settings=redacted(settings))
+            announce("started", settings=redacted(settings))
             yield
-            log.info("stopping")
+            announce("stopping")
 
     configure_logging(settings, "api")
     configure_sentry(settings, "api")

@@ -20,9 +20,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from app.core import audit, messages, metrics
-from app.core.logging import configure_logging
+from app.core.logging import announce, configure_logging
 from app.core.resources import Resources, open_resources
-from app.core.settings import Settings, load_settings
+from app.core.settings import Settings, load_settings, redacted
 from app.core.tasks import Periodic, Queue, Task, celery_app, execute, register, schedule, sweep_outbox
 from app.core.telemetry import configure_sentry
 from app.core.worker_heartbeat import write_heartbeat
@@ -110,6 +110,7 @@ def create_worker(settings: Settings | None = None, service: str = "worker", res
     for module in modules("tasks"):
         entries.update(getattr(module, "SCHEDULE", {}))
     app.conf.beat_schedule = schedule(entries)
+    _log_start_and_end(settings)
     if service == "worker":
         reserve(app, reserved, Queue.CRITICAL.value)
         # weak=False: Celery would otherwise forget a receiver that nothing else refers to.
@@ -118,6 +119,19 @@ def create_worker(settings: Settings | None = None, service: str = "worker", res
         signals.worker_init.connect(Drain(settings.tasks.drain_seconds).watch, weak=False)
         _announce(settings)
     return app
+
+
+def _log_start_and_end(settings: Settings) -> None:
+    def started(**_: Any) -> None:
+        announce("started", settings=redacted(settings))
+
+    def stopping(**_: Any) -> None:
+        announce("stopping")
+
+    for signal_of_start in (signals.beat_init, signals.worker_ready):
+        signal_of_start.connect(started, weak=False)
+    # Not `worker_shutting_down`, which is sent from within the handler of SIGTERM, where nothing may be written.
+    signals.worker_shutdown.connect(stopping, weak=False)
 
 
 class Drain:

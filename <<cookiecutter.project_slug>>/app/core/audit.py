@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base, CreatedAt, PrimaryId
-from app.core.logging import client_address, masked, request_id
+from app.core.logging import client_address, request_id
+from app.core.masking import masked
 from app.core.resources import Resources
 from app.core.tasks import Queue, task
 

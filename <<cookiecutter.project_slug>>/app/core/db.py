@@ -109,6 +109,7 @@ class Database:
             pool_size=settings.pool_size,
             max_overflow=settings.pool_overflow,
             pool_timeout=settings.connect_seconds,
+            hide_parameters=True,  # the text of an error ends up in logs, and the values are what people have sent
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
         self._write = async_sessionmaker(self.engine, expire_on_commit=False)

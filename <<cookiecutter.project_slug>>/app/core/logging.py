@@ -6,49 +6,27 @@ child loggers write. The chain masks personal data and secrets before anything i
 
 import json
 import logging
-import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from contextvars import ContextVar
-from datetime import date
 from typing import Any
-from uuid import UUID
 
 import orjson
 import structlog
 
+from app.core.masking import masked_item
 from app.core.settings import Settings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 user_id: ContextVar[str] = ContextVar("user_id", default="")
 client_address: ContextVar[str] = ContextVar("client_address", default="")
 
-MASK = "***"
-_SECRET_KEY = re.compile(r"password|passwd|secret|token|authorization|cookie|api_?key|credential|dsn", re.IGNORECASE)
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
-_URL_PASSWORD = re.compile(r"(?<=://)([^:/?#\s]*):[^@/\s]+@")
-# Keys that only sound secret.
-_HARMLESS_KEYS = frozenset({"tokens", "prompt_tokens", "completion_tokens", "token_count"})
+_lifecycle = logging.getLogger("app.lifecycle")
 
 
-# What is written as it is.
-_PLAIN = (bool, int, float, date, UUID)
-
-
-def masked(value: Any) -> Any:
-    """`value` with secrets and personal data replaced by `***`, at any depth."""
-    if isinstance(value, str):
-        if "@" in value:
-            value = _URL_PASSWORD.sub(r"\1:" + MASK + "@", value)
-            value = _EMAIL.sub(MASK, value)
-        return _BEARER.sub(r"\1 " + MASK, value)
-    if isinstance(value, Mapping):
-        return {key: MASK if _secret_name(key) and item else masked(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [masked(item) for item in value]
-    # Anything else is written as its repr, which may quote what a person sent: an exception does.
-    return value if value is None or isinstance(value, _PLAIN) else masked(repr(value))
+def announce(event: str, **fields: Any) -> None:
+    """Log the start or the end of a process, whatever LOG_LEVEL says: production's WARNING would hide both."""
+    _lifecycle.info(event, extra=fields)
 
 
 def json_line(event: MutableMapping[str, Any]) -> bytes:
@@ -103,6 +81,7 @@ def configure_logging(settings: Settings, service: str) -> None:
     # The DEBUG of libraries is about themselves and would drown ours.
     root.setLevel(max(level, logging.INFO))
     logging.getLogger("app").setLevel(level)
+    _lifecycle.setLevel(logging.INFO)
     for name in ("uvicorn", "uvicorn.error", "celery", "celery.task", "alembic"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -113,10 +92,6 @@ def configure_logging(settings: Settings, service: str) -> None:
     # It writes whole addresses, and a webhook's is its secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("celery.beat").addFilter(lambda record: "Sending due task" not in str(record.msg))
-
-
-def _secret_name(key: object) -> bool:
-    return isinstance(key, str) and key not in _HARMLESS_KEYS and _SECRET_KEY.search(key) is not None
 
 
 def _add_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -132,7 +107,7 @@ def _mask(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     for key, value in event.items():
         if key in ("_record", "_from_structlog"):
             continue
-        event[key] = MASK if _secret_name(key) and value else masked(value)
+        event[key] = masked_item(key, value)
     return event
 
 

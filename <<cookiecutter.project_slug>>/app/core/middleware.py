@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core import metrics
 from app.core.errors import MEDIA_TYPE, AppError, problem
 from app.core.logging import client_address, json_line, request_id, user_id
+from app.core.masking import masked_text
 from app.core.settings import Settings
 from app.core.telemetry import capture
 
@@ -133,7 +134,8 @@ class Edge:
                         "request_id": current,
                         "user_id": user_id.get(),
                         "method": method,
-                        "path": scope["path"],
+                        # An address without parameters is the route itself, and holds nothing of anybody.
+                        "path": scope["path"] if scope["path"] == route else masked_text(scope["path"]),
                         "route": route,
                         "status": status,
                         "milliseconds": round(seconds * 1000, 2),

@@ -304,6 +304,20 @@ class TestAccessLog:
         assert (second["user_id"], second["status"]) == (str(principal.id), 403)
         assert not [line for line in written.splitlines() if b"hunter2" in line and b'"event":"request"' in line]
 
+    async def test_personal_data_in_a_path_is_masked(
+        self, capsysbinary: pytest.CaptureFixture[bytes], build: Build
+    ) -> None:
+        """Whoever puts an address there has it neither in the log nor, as a label, in the metrics."""
+        client = build()
+        await client.get("/api/v1/probe/things/ada@example.com")
+        await client.get("/nothing/4111111111111111")
+        metrics = (await client.get("/metrics")).content
+        written = capsysbinary.readouterr().out
+        paths = [line["path"] for line in self.lines(written)]
+        assert paths == ["/api/v1/probe/things/***", "/nothing/***"]
+        for secret in (b"ada@example.com", b"4111111111111111"):
+            assert secret not in written + metrics
+
     async def test_probes_are_quiet(self, capsysbinary: pytest.CaptureFixture[bytes], build: Build) -> None:
         """They come every few seconds; but what a stranger asks for is written, even if it is not there."""
         client = build()

@@ -7,7 +7,8 @@ import orjson
 import pytest
 from pydantic import Field, SecretStr
 
-from app.core.logging import json_line, masked
+from app.core.logging import json_line
+from app.core.masking import masked
 from app.core.project import project
 from app.core.settings import (
     Environment,
