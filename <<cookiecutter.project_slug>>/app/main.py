@@ -48,6 +48,12 @@ async def scrape(resources: AppResources) -> Response:
             await sample_messages(sampled, resources.db)
     except Exception as error:  # noqa: BLE001  # as above
         log.warning("messages_not_sampled", error=repr(error))
+    for module in modules("metrics"):
+        try:
+            async with asyncio.timeout(SAMPLE_SECONDS):
+                metrics.register_sampled(sampled, await module.sample(resources))
+        except Exception as error:  # noqa: BLE001  # as above
+            log.warning("feature_not_sampled", module=module.__name__, error=repr(error))
     return Response(metrics.exposition(sampled), media_type=metrics.CONTENT_TYPE)
 
 

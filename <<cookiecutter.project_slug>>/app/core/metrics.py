@@ -72,7 +72,12 @@ async def sample_broker(registry: CollectorRegistry, redis: Redis, queues: Seque
         length.add_metric([queue], await redis.llen(queue))
     for worker, heard in (await heartbeats(redis)).items():
         age.add_metric([worker], max(0.0, time.time() - heard))
-    registry.register(_Sampled([length, age]))
+    register_sampled(registry, [length, age])
+
+
+def register_sampled(registry: CollectorRegistry, families: Iterable[Metric]) -> None:
+    """Put values into `registry` that were sampled for one answer."""
+    registry.register(_Sampled(families))
 
 
 def sampled(registry: CollectorRegistry, name: str, text: str, label: str, values: Mapping[str, float]) -> None:

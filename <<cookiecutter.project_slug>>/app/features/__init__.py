@@ -1,6 +1,6 @@
 """The features of this service. This is the one list: router, tasks, models, settings and schedule follow from it.
 
-A feature is a folder here and may hold api, schemas, models, service, tasks and settings. To delete one, delete its
+A feature is a folder here and may hold api, schemas, models, service, tasks, settings, metrics and cli. To delete one, delete its
 folders and its name below.
 """
 

@@ -10,7 +10,17 @@ from app.core.api import feature_router
 from app.core.errors import problem_responses
 from app.core.resources import AppResources
 from app.core.security import CurrentUser
-from app.features.documents.schemas import DocumentList, DocumentOut, Found, SearchIn, SearchOut
+from app.features.documents.models import Document, Status
+from app.features.documents.schemas import (
+    DocumentList,
+    DocumentOut,
+    DownloadOut,
+    Found,
+    SearchIn,
+    SearchOut,
+    UploadIn,
+    UploadOut,
+)
 from app.features.documents.service import deletion, finding, library, uploads
 from app.features.documents.settings import DocumentsSettings
 
@@ -18,6 +28,9 @@ router = feature_router("documents")
 ACCESS = {
     "POST /api/v1/documents": Access.SIGNED_IN,
     "GET /api/v1/documents": Access.SIGNED_IN,
+    "POST /api/v1/documents/uploads": Access.SIGNED_IN,
+    "POST /api/v1/documents/uploads/{upload_id}/complete": Access.SIGNED_IN,
+    "GET /api/v1/documents/{document_id}/file": Access.SIGNED_IN,
     "POST /api/v1/documents/search": Access.SIGNED_IN,
     "GET /api/v1/documents/{document_id}": Access.SIGNED_IN,
     "DELETE /api/v1/documents/{document_id}": Access.SIGNED_IN,
@@ -38,13 +51,55 @@ _LOCATION = {"Location": {"description": "Where to ask how far it has come.", "s
     },
 )
 async def upload(file: UploadFile, user: CurrentUser, resources: AppResources, response: Response) -> DocumentOut:
-    """PDF, HTML, Markdown or plain text in UTF-8, recognised by its content. Ask for its status until it is `ready`.
+    """PDF, Word (DOCX), HTML, Markdown or plain text in UTF-8, recognised by its content. Ask for its status until it is `ready`.
 
     Uploading the same bytes again gives the document you have; if it had failed, it is processed again.
     """
     limit = resources.settings.of(DocumentsSettings).max_bytes
     data = await file.read(limit + 1)  # one more tells that it is too large
     document, working = await uploads.upload(resources, user.id, file.filename or "", data)
+    return _taken(document, working, response)
+
+
+@router.post(
+    "/uploads",
+    status_code=201,
+    summary="Begin an upload to the object store",
+    responses=problem_responses(401, 413, 415),
+)
+async def begin_upload(body: UploadIn, user: CurrentUser, resources: AppResources) -> UploadOut:
+    """Signs an address to which the file is sent with PUT, past this service. Complete the upload afterwards.
+
+    The address is good for this size only, and for these bytes when a digest is given and the store checks digests.
+    """
+    begun = await uploads.begin(resources, user.id, body.file_name, body.size, body.content_type, body.sha256)
+    return UploadOut(id=begun.id, url=begun.put.url, headers=begun.put.headers, expires_at=begun.expires_at)
+
+
+@router.post(
+    "/uploads/{upload_id}/complete",
+    status_code=202,
+    summary="Complete an upload to the object store",
+    response_description="Taken; it will be processed in the background.",
+    responses={
+        **problem_responses(401, 404, 409, 410, 413, 415),
+        200: {"model": DocumentOut, "description": "You have this very file already.", "headers": _LOCATION},
+        202: {"headers": _LOCATION},
+    },
+)
+async def complete_upload(
+    upload_id: UUID, user: CurrentUser, resources: AppResources, response: Response
+) -> DocumentOut:
+    """Checks what has arrived, and goes on as a direct upload does. Repeating it is safe: 200 with the same document.
+
+    409: nothing has arrived yet. 410: too late. 422: other bytes arrived than announced. 415: not a kind that is taken;
+    that ends the upload.
+    """
+    document, working = await uploads.complete(resources, user.id, upload_id)
+    return _taken(document, working, response)
+
+
+def _taken(document: Document, working: bool, response: Response) -> DocumentOut:
     response.status_code = 202 if working else 200
     response.headers["Location"] = f"{router.prefix}/{document.id}"
     return DocumentOut.model_validate(document)
@@ -56,10 +111,11 @@ async def list_documents(
     resources: AppResources,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     before: Annotated[UUID | None, Query(description="The `next` of the page before.")] = None,
+    status: Annotated[Status | None, Query(description="Only those that have come so far.")] = None,
 ) -> DocumentList:
     """Newest first, a page at a time."""
     async with resources.db.read() as session:
-        found, following = await library.list_newest(session, user.id, limit=limit, before=before)
+        found, following = await library.list_newest(session, user.id, limit=limit, before=before, status=status)
     return DocumentList(items=[DocumentOut.model_validate(document) for document in found], next=following)
 
 
@@ -78,6 +134,16 @@ async def get(document_id: UUID, user: CurrentUser, resources: AppResources) -> 
     """Its status tells whether it can be found yet."""
     async with resources.db.read() as session:
         return DocumentOut.model_validate(await library.get(session, user.id, document_id))
+
+
+@router.get("/{document_id}/file", summary="Fetch a document's file", responses=problem_responses(401, 404))
+async def fetch(document_id: UUID, user: CurrentUser, resources: AppResources, response: Response) -> DownloadOut:
+    """A signed address, good for some minutes, that gives the file as it was uploaded, to be saved.
+
+    Not a redirect: clients would send their Authorization header on to the store, which refuses two ways to sign in.
+    """
+    response.headers["Cache-Control"] = "no-store"
+    return DownloadOut.model_validate(await library.download(resources, user.id, document_id), from_attributes=True)
 
 
 @router.delete("/{document_id}", status_code=204, summary="Delete a document", responses=problem_responses(401, 404))

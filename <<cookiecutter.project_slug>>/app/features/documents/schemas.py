@@ -1,7 +1,7 @@
 """What documents take and give."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -37,9 +37,49 @@ class DocumentOut(BaseModel):
         examples=[Status.READY],
     )
     error: str | None = Field(description="Why it failed.", examples=[None])
-    passages: int = Field(description="Passages that can be found.", examples=[214])
+    passages: int = Field(
+        description="Passages that it was cut into; all of them can be found when it is ready.", examples=[214]
+    )
     created_at: datetime
     processed_at: datetime | None
+
+
+class UploadIn(BaseModel):
+    """A file to be sent to a signed address."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file_name: str = Field(max_length=1000, description="Makes the title; it may be empty.", examples=["Handbook.pdf"])
+    size: int = Field(ge=0, description="Bytes, exactly.", examples=[482_113])
+    content_type: str | None = Field(
+        default=None,
+        max_length=200,
+        description="What the client takes it for. Only to be told early that it is not taken; the content decides.",
+        examples=[MediaType.PDF],
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="Digest of the file, in hexadecimal; then no other bytes are taken."
+    )
+
+
+class UploadOut(BaseModel):
+    """Leave to send one file to the object store."""
+
+    id: UUID = Field(examples=[DOCUMENT_ID])
+    method: Literal["PUT"] = Field(default="PUT", description="Send the bytes as the body of this request …")
+    url: str = Field(
+        description="… to this address …", examples=["https://files.example.com/app/quarantine/0193…?X-Amz-…"]
+    )
+    headers: dict[str, str] = Field(description="… with exactly these headers, and no others of your own.")
+    expires_at: datetime = Field(description="Send and complete it until then.")
+
+
+class DownloadOut(BaseModel):
+    """Where a file can be fetched."""
+
+    url: str = Field(description="Anyone who has it can fetch the file; send no Authorization header there.")
+    file_name: str = Field(examples=["Handbook.pdf"])
+    expires_at: datetime
 
 
 class DocumentList(BaseModel):

@@ -25,6 +25,36 @@ class DocumentsSettings(FeatureSettings):
         gt=0,
         description="Largest file. HTTP_MAX_BODY_BYTES and nginx's limit must be a little larger.",
     )
+    upload_seconds: int = Field(
+        default=900,
+        ge=60,
+        le=86_400,
+        description="How long a signed upload address is good, and the upload can be completed. Whoever has it may use it.",
+    )
+    uploads_open: int = Field(
+        default=100, gt=0, description="Signed uploads that one person may have begun and not completed."
+    )
+    download_seconds: int = Field(
+        default=300, ge=10, le=86_400, description="How long a signed download address is good."
+    )
+    backlog: int = Field(
+        default=5000,
+        gt=0,
+        description="Documents waiting for a worker or at one; beyond it uploads are answered 503 with Retry-After.",
+    )
+    backlog_per_person: int = Field(
+        default=500, gt=0, description="The same for one person, answered 429: one must not fill everybody's queue."
+    )
+    large_bytes: int = Field(
+        default=1024 * 1024,
+        gt=0,
+        description="Files from this size on are processed when nothing smaller waits.",
+    )
+    sweep_files: int = Field(
+        default=20_000,
+        gt=0,
+        description="Stored files that the hourly sweep compares with the documents; the next run goes on behind them.",
+    )
     max_pages: int = Field(default=2000, gt=0, description="Most pages of a PDF.")
     max_characters: int = Field(default=5_000_000, gt=0, description="Most characters of text in one file.")
     max_passages: int = Field(default=20_000, gt=0, description="Most passages of one file; each costs an embedding.")

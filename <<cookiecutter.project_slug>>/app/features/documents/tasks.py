@@ -34,11 +34,19 @@ async def remove_object(resources: Resources, document_id: str) -> None:
     await deletion.remove_object(resources, UUID(document_id))
 
 
+@task("documents.remove_upload", queue=Queue.LOW, max_attempts=20)
+async def remove_upload(resources: Resources, upload_id: str) -> None:
+    """Delete what was sent to a signed address, when it was taken in or refused."""
+    await deletion.remove_upload(resources, UUID(upload_id))
+
+
 @task("documents.reconcile", queue=Queue.LOW, durable=False)
 async def reconcile(resources: Resources) -> None:
-    """Mend what a crash left: files without a document, and documents that nobody works on any more."""
-    await sweep.remove_orphans(resources)
+    """Mend what a crash left. What needs only the database comes first, for the store may be away."""
     await sweep.fail_abandoned(resources)
+    await sweep.remove_expired(resources)
+    await sweep.empty_quarantine(resources)
+    await sweep.compare(resources)
 
 
 SCHEDULE = {"documents.reconcile": Periodic(reconcile, timedelta(hours=1))}

@@ -179,7 +179,7 @@ async def test_a_malformed_upload_is_the_clients_fault(
 )
 def test_a_title_is_made_of_any_name(name: str, title: str) -> None:
     """No folders, no control characters, nothing that turns the direction of writing, and never nothing at all."""
-    from app.features.documents.service.uploads import title_of
+    from app.features.documents.naming import title_of
 
     assert title_of(name) == title
 
@@ -269,6 +269,9 @@ async def test_a_document_of_somebody_else_does_not_exist(
         ("POST", ""),
         ("GET", ""),
         ("POST", "/search"),
+        ("POST", "/uploads"),
+        ("POST", "/uploads/00000000-0000-0000-0000-000000000000/complete"),
+        ("GET", "/00000000-0000-0000-0000-000000000000/file"),
         ("GET", "/00000000-0000-0000-0000-000000000000"),
         ("DELETE", "/00000000-0000-0000-0000-000000000000"),
     ],

@@ -13,7 +13,7 @@ from app.features.documents.extraction import (
     MediaType,
     Section,
     UnreadableError,
-    UnsupportedDocument,
+    UnsupportedError,
     detect,
     extract,
 )
@@ -88,7 +88,7 @@ def test_the_kind_is_found_from_the_content(data: bytes, expected: MediaType) ->
 )
 def test_other_kinds_are_refused(data: bytes) -> None:
     """Binaries and formats that are not understood are refused before anything is stored."""
-    with pytest.raises(UnsupportedDocument):
+    with pytest.raises(UnsupportedError):
         detect(data)
 
 
@@ -104,7 +104,7 @@ def test_other_kinds_are_refused(data: bytes) -> None:
 )
 def test_polyglots_are_refused(data: bytes) -> None:
     """A file that is two things at once could be checked as one and used as the other."""
-    with pytest.raises(UnsupportedDocument):
+    with pytest.raises(UnsupportedError):
         detect(data)
 
 

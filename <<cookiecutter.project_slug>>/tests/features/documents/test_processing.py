@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -230,6 +229,9 @@ async def test_a_file_lost_from_the_store_is_told(
     seen = await look(client, auth_headers, document["id"])
     assert seen["status"] == "failed"
     assert "lost" in seen["error"]
+    await upload(b"Text to lose.")
+    assert await run_tasks() == ["done"]
+    assert (await look(client, auth_headers, document["id"]))["status"] == "ready"
 
 
 async def test_a_provider_that_is_away_delays_and_does_not_fail(
@@ -306,53 +308,6 @@ async def test_an_upload_without_a_store_leaves_nothing(resources: "Resources", 
     async with resources.db.read() as session:
         assert await library.list_newest(session, principal.id, limit=10, before=None) == ([], None)
     assert await outbox(resources) == []
-
-
-async def test_a_document_that_nobody_works_on_is_given_up(
-    upload: Upload, resources: "Resources", client: httpx.AsyncClient, auth_headers: dict[str, str]
-) -> None:
-    """A worker killed between burying its task and telling the owner leaves "processing" with no task; the hourly task
-    tells the owner, and leaves alone what is still waiting for its turn."""
-    from sqlalchemy import update
-
-    from app.core.outbox import OutboxTask, State
-    from app.features.documents import tasks
-
-    waiting = await upload(b"Waiting text.")
-    abandoned = await upload(b"Abandoned text.")
-    async with resources.db.transaction() as session:
-        await session.execute(
-            update(OutboxTask).where(OutboxTask.args[0].astext == abandoned["id"]).values(state=State.DEAD)
-        )
-    await tasks.reconcile(resources)
-    assert (await look(client, auth_headers, waiting["id"]))["status"] == "pending"
-    seen = await look(client, auth_headers, abandoned["id"])
-    assert seen["status"] == "failed"
-    assert "Upload it again" in seen["error"]
-
-
-async def test_a_file_of_a_crashed_upload_is_found_and_deleted(resources: "Resources", upload: Upload) -> None:
-    """An object without a row goes once it is old enough; young ones, and those with a row, stay."""
-    from app.core.db import new_id
-    from app.features.documents import tasks
-    from app.features.documents.service.sweep import remove_orphans
-
-    document = await upload(b"Kept text.")
-    orphan = new_id()
-    await resources.storage.put(f"documents/{orphan}", b"x", "application/octet-stream")
-    await resources.storage.put("documents/not-an-id", b"x", "application/octet-stream")
-
-    async def kept() -> set[str]:
-        return {item.key for item in await resources.storage.list("documents/")}
-
-    await tasks.reconcile(resources)  # too young
-    assert f"documents/{orphan}" in await kept()
-    await remove_orphans(resources, now=datetime.now(UTC) + timedelta(days=8))  # beyond its reach
-    assert f"documents/{orphan}" in await kept()
-    assert await remove_orphans(resources, now=datetime.now(UTC) + timedelta(hours=2)) >= 1
-    assert f"documents/{orphan}" not in await kept()
-    assert {f"documents/{document['id']}", "documents/not-an-id"} <= await kept()
-    await resources.storage.delete("documents/not-an-id")
 
 
 async def test_a_large_document_is_stored_in_time(

@@ -6,14 +6,14 @@ and only the worker uses it.
 
 from collections.abc import Callable, Iterator
 
-from app.features.documents.extraction.base import Limits, MediaType, Section, UnreadableError, UnsupportedDocument
+from app.features.documents.extraction.base import Limits, MediaType, Section, UnreadableError, UnsupportedError
 from app.features.documents.extraction.detection import detect
 from app.features.documents.extraction.html import html_sections
 from app.features.documents.extraction.markdown import markdown_sections
 from app.features.documents.extraction.pdf import pdf_sections
 from app.features.documents.extraction.text import clean, clean_line, decode, shorten
 
-__all__ = ["Limits", "MediaType", "Section", "UnreadableError", "UnsupportedDocument", "detect", "extract"]
+__all__ = ["Limits", "MediaType", "Section", "UnreadableError", "UnsupportedError", "detect", "extract"]
 
 MAX_HEADING = 300
 

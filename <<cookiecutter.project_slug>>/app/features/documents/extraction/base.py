@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.core.errors import UnsupportedMediaType
-
 
 class MediaType(StrEnum):
     """The kinds of file that are understood."""
@@ -13,12 +11,16 @@ class MediaType(StrEnum):
     MARKDOWN = "text/markdown"
     HTML = "text/html"
     PDF = "application/pdf"
+    DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
 
 
-class UnsupportedDocument(UnsupportedMediaType):
-    """The bytes are of no kind that is understood, or of two at once."""
+class UnsupportedError(Exception):
+    """The bytes are of no kind that is understood, or of two at once; the message is for whoever sent them."""
 
-    detail = "Only PDF, HTML, Markdown and plain text in UTF-8 are taken."
+    def __init__(
+        self, detail: str = "Only PDF, Word (DOCX), HTML, Markdown and plain text in UTF-8 are taken."
+    ) -> None:
+        super().__init__(detail)
 
 
 class UnreadableError(Exception):
@@ -42,10 +44,19 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a file may unfold to."""
+    """How much a file may unfold to.
+
+    Attributes:
+        pages: of a PDF.
+        characters: of text.
+        unpacked: bytes of everything in an archive, and of one compressed stream of a PDF.
+        seconds: of work; looked at between pages.
+    """
 
     pages: int
     characters: int
+    unpacked: int = 100_000_000
+    seconds: float = 60.0
 
 
 class Headings:

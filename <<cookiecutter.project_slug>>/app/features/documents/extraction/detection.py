@@ -3,7 +3,7 @@
 import re
 from itertools import islice
 
-from app.features.documents.extraction.base import MediaType, UnsupportedDocument
+from app.features.documents.extraction.base import MediaType, UnsupportedError
 from app.features.documents.extraction.text import decode
 
 _PDF_HEADER = re.compile(rb"%PDF-\d\.\d")
@@ -40,7 +40,7 @@ def detect(data: bytes) -> MediaType:
     """The kind of a file.
 
     Raises:
-        UnsupportedDocument: another kind, a binary, or a polyglot: a file that is two things at once, such as a PDF
+        UnsupportedError: another kind, a binary, or a polyglot: a file that is two things at once, such as a PDF
             that is also a ZIP archive, so that one program lets it pass and another one runs it.
     """
     if data.startswith(b"%PDF-"):
@@ -48,14 +48,14 @@ def detect(data: bytes) -> MediaType:
         return MediaType.PDF
     text = decode(data)
     if text is None:
-        raise UnsupportedDocument
+        raise UnsupportedError
     if _PDF_HEADER.search(data, 0, _PDF_TAIL) and b"startxref" in data[-2 * _PDF_TAIL :]:
-        raise UnsupportedDocument("This file is a PDF with something else in front of it.")
+        raise UnsupportedError("This file is a PDF with something else in front of it.")
     start = text[:8192].lstrip()
     if _HTML_DOCUMENT.match(start):
         return MediaType.HTML
     if _OTHER_FORMATS.match(start):
-        raise UnsupportedDocument
+        raise UnsupportedError
     if _is_markdown(text[:_SAMPLE].replace("\r\n", "\n")):
         # Asked before the fragment: Markdown often begins with a line of HTML, such as a centred logo.
         return MediaType.MARKDOWN
@@ -66,7 +66,7 @@ def _refuse_attachment(data: bytes) -> None:
     tail = data[-_ZIP_TAIL:]
     after_end = tail.rpartition(b"%%EOF")[2] if b"%%EOF" in tail else b""
     if _ZIP_END in tail or len(after_end.strip(b"\0\r\n\t \x1a")) > _PDF_TAIL:
-        raise UnsupportedDocument("This file is a PDF with something else attached to it.")
+        raise UnsupportedError("This file is a PDF with something else attached to it.")
 
 
 def _is_markdown(text: str) -> bool:

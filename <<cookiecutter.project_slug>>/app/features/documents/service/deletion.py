@@ -10,6 +10,7 @@ from app.core.tasks import enqueue
 from app.features.documents import tasks
 from app.features.documents.models import Document
 from app.features.documents.service.library import DocumentNotFound, key
+from app.features.documents.service.uploads import quarantine_key
 
 
 async def remove(session: AsyncSession, owner_id: UUID, document_id: UUID) -> None:
@@ -29,3 +30,8 @@ async def remove(session: AsyncSession, owner_id: UUID, document_id: UUID) -> No
 async def remove_object(resources: Resources, document_id: UUID) -> None:
     """Delete the file of a document that is gone; one that is already deleted is no error."""
     await resources.storage.delete(key(document_id))
+
+
+async def remove_upload(resources: Resources, upload_id: UUID) -> None:
+    """Delete what was sent to a signed address; nothing there is no error."""
+    await resources.storage.delete(quarantine_key(upload_id))

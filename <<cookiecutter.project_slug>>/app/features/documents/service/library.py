@@ -1,21 +1,43 @@
-"""What an owner has: looking a document up, listing, and where its file is kept."""
+"""What an owner has: looking a document up, listing, fetching its file, and where that is kept."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.errors import NotFound
-from app.features.documents.models import Document
+from app.core.resources import Resources
+from app.core.storage import ObjectNotFound
+from app.features.documents.models import Document, Status
+from app.features.documents.naming import attachment
+from app.features.documents.settings import DocumentsSettings
 
 PREFIX = "documents/"
+LOST = "The file is lost. Upload it again."
 
 
 class DocumentNotFound(NotFound):
     """No such document of this owner; whether somebody else has it is nobody's business."""
 
     detail = "There is no such document."
+
+
+class FileLost(NotFound):
+    """The document is there, and its file is not."""
+
+    detail = LOST
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Where a file can be fetched, by anyone who has the address."""
+
+    url: str
+    file_name: str
+    expires_at: datetime
 
 
 def key(document_id: UUID) -> str:
@@ -37,7 +59,7 @@ async def get(session: AsyncSession, owner_id: UUID, document_id: UUID) -> Docum
 
 
 async def list_newest(
-    session: AsyncSession, owner_id: UUID, *, limit: int, before: UUID | None
+    session: AsyncSession, owner_id: UUID, *, limit: int, before: UUID | None, status: Status | None = None
 ) -> tuple[Sequence[Document], UUID | None]:
     """A page of the owner's documents, newest first, and where the next page begins, if there is one.
 
@@ -46,9 +68,38 @@ async def list_newest(
         owner_id: whose.
         limit: at most so many.
         before: the `next` of the page before.
+        status: only those that have come so far.
     """
     query = select(Document).where(Document.owner_id == owner_id).order_by(Document.id.desc()).limit(limit + 1)
     if before:
         query = query.where(Document.id < before)
+    if status:
+        query = query.where(Document.status == status)
     found = (await session.scalars(query)).all()
     return found[:limit], found[limit - 1].id if len(found) > limit else None
+
+
+async def download(resources: Resources, owner_id: UUID, document_id: UUID) -> Download:
+    """An address for a document's file. The store is asked first: an address to nothing would be found out too late.
+
+    Raises:
+        DocumentNotFound: the owner has no such document.
+        FileLost: the document has no file.
+        StorageUnavailable: the store does not answer.
+    """
+    async with resources.db.read() as session:
+        document = await get(session, owner_id, document_id)
+    seconds = resources.settings.of(DocumentsSettings).download_seconds
+    expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+    try:
+        await resources.storage.head(key(document_id))
+    except ObjectNotFound as error:
+        raise FileLost from error
+    # The type is safe to say because the answer is saved and never shown.
+    url = await resources.storage.presigned_url(
+        key(document_id),
+        seconds,
+        content_type=document.media_type,
+        disposition=attachment(document.file_name),
+    )
+    return Download(url, document.file_name, expires_at)

@@ -23,13 +23,12 @@ from app.features.documents.chunking import Passage, passages
 from app.features.documents.embedding import embedder_of, wanted_models
 from app.features.documents.extraction import Limits, MediaType, UnreadableError, extract
 from app.features.documents.models import Document, DocumentEmbedding, DocumentPassage, EmbeddingModel, Status
-from app.features.documents.service.library import key
+from app.features.documents.service.library import LOST, key
 from app.features.documents.settings import DocumentsSettings
 
 log = structlog.get_logger(__name__)
 
 GIVEN_UP = "The file could not be processed. Upload it again to have another try."
-LOST = "The file is lost. Upload it again."
 # How long one task embeds before it lets others have its turn.
 SLICE_SECONDS = 20.0
 # Texts given to the embedder at once, and kept at once.
