@@ -80,6 +80,8 @@ def serve(
     with metrics_directory():
         import uvicorn
 
+        from app.core.realtime.server import MAX_MESSAGE_BYTES, WebSocketProtocol
+
         settings = _settings()
         uvicorn.run(
             "app.main:create_app",
@@ -94,6 +96,11 @@ def serve(
             server_header=False,
             forwarded_allow_ips=list(settings.http.trusted_proxies),
             timeout_graceful_shutdown=25,  # less than the 30 s after which compose and Kubernetes kill
+            ws=WebSocketProtocol,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=settings.ws.ping_seconds,
+            ws_ping_timeout=settings.ws.ping_seconds,
+            ws_per_message_deflate=False,  # messages are short, and a window for each socket is not
             timeout_keep_alive=75,  # longer than nginx keeps an idle connection, so that nginx is who closes it
         )
 

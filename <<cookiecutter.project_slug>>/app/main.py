@@ -18,6 +18,8 @@ from app.core.logging import announce, configure_logging
 from app.core.messages import sample_messages
 from app.core.middleware import install_middleware
 from app.core.project import project
+from app.core.realtime import api as realtime
+from app.core.realtime.hub import open_hub
 from app.core.resources import AppResources, open_resources
 from app.core.settings import Settings, load_settings, redacted
 from app.core.tasks import Queue
@@ -71,8 +73,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_resources(settings) as resources:
+        async with open_resources(settings) as resources, open_hub(settings, resources.events) as hub:
             app.state.resources = resources
+            app.state.hub = hub
             announce("started", settings=redacted(settings))
             yield
             announce("stopping")
@@ -101,7 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def modules_with_routes() -> list[ModuleType]:
     """Every module that has a `router` and says in `ACCESS` who may ask it."""
-    return [health, jwks, *modules("api")]
+    return [health, jwks, realtime, *modules("api")]
 
 
 def access_table(settings: Settings) -> dict[str, Access]:

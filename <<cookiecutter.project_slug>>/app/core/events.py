@@ -19,6 +19,7 @@ from uuid import UUID
 import orjson
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from app.core import metrics
 from app.core.cache import AWAY, Cache
@@ -181,6 +182,10 @@ class Events:
             RedisError, OSError: Redis is away.
         """
         return _text(await self.redis.get(_gate(user_id)))
+
+    def keep(self, pipeline: Pipeline, user_id: UUID) -> None:
+        """Lengthen the life of a person's stream, as part of `pipeline`: whoever is connected needs it later."""
+        pipeline.expire(_stream(user_id), self._settings.resume_seconds)
 
     async def since(self, user_id: UUID, position: Position | None) -> Backlog:
         """What came after `position`; with None only where the newest event stands.

@@ -45,6 +45,10 @@ OUTSIDE_REQUESTS = Counter(
     "outside_api_requests_total", "Requests to providers outside, by outcome.", ["api", "outcome"]
 )
 MESSAGES = Counter("messages_total", "Messages and what became of each attempt.", ["channel", "outcome"])
+EVENTS_DELIVERED = Counter("events_delivered_total", "Events put into the queue of a socket.")
+WEBSOCKETS = Gauge("websocket_connections", "Open sockets.", multiprocess_mode="livesum")
+WEBSOCKETS_LIMIT = Gauge("websocket_connections_limit", "Sockets that there may be.", multiprocess_mode="livesum")
+WEBSOCKETS_CLOSED = Counter("websocket_closed_total", "Sockets that ended, by cause.", ["cause"])
 CACHE = Counter("cache_requests_total", "Look-ups in the cache: hit, miss or error.", ["outcome"])
 
 

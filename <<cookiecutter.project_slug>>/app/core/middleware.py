@@ -80,6 +80,9 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            if scope["type"] == "websocket":  # its lines are written where it ends; see realtime
+                request_id.set(_request_id(scope))
+                user_id.set("")
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
@@ -147,28 +150,36 @@ class Edge:
             self._flush()
 
 
+class HostNames:
+    """The names that a service has: exact ones, and with *. those of all subdomains."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.any = "*" in names
+        self._exact = frozenset(name.encode().lower() for name in names)
+        self._suffixes = tuple(name[1:].encode().lower() for name in names if name.startswith("*."))
+
+    def __contains__(self, host: bytes) -> bool:
+        """Whether `host`, which may have a port, is one of them."""
+        if self.any or host in self._exact:
+            return True
+        name = re.sub(rb":\d+$", b"", host.lower())
+        return name in self._exact or bool(self._suffixes and name.endswith(self._suffixes))
+
+
 class KnownHosts:
     """Answers only to names it was given, so that a forged Host header cannot end up in a link or a cache."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app
-        self._any = "*" in hosts
-        self._exact = frozenset(host.encode().lower() for host in hosts)
-        self._suffixes = tuple(host[1:].encode().lower() for host in hosts if host.startswith("*."))
+        self._hosts = HostNames(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._any or self._known(_header(scope, b"host")):
+        if scope["type"] == "lifespan" or _header(scope, b"host") in self._hosts:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             await _answer(send, 421, "misdirected_request", "This server does not answer to that name.")
-
-    def _known(self, host: bytes) -> bool:
-        if host in self._exact:
-            return True
-        name = re.sub(rb":\d+$", b"", host.lower())
-        return name in self._exact or bool(self._suffixes and name.endswith(self._suffixes))
 
 
 class Cors(CORSMiddleware):

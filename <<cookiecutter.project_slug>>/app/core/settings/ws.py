@@ -19,6 +19,9 @@ class Ws(BaseModel):
         gt=0,
         description="Pause between two pings; a peer that leaves one unanswered for as long is dropped.",
     )
+    away_seconds: float = Field(
+        default=10, ge=0, description="How long sockets wait for Redis to come back before they are sent away."
+    )
     resume_events: int = Field(
         default=100, ge=1, description="Newest events kept for each person who was connected lately."
     )
