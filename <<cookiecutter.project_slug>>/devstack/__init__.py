@@ -8,6 +8,6 @@ It knows nothing of the application but its commands and its settings' names.
 
 from devstack.errors import StackError
 from devstack.process import Process
-from devstack.stack import NEIGHBOURS, SERVICES, Stack
+from devstack.stack import NEIGHBOURS, SERVICES, USUAL_SERVICES, Stack
 
-__all__ = ["NEIGHBOURS", "SERVICES", "Process", "Stack", "StackError"]
+__all__ = ["NEIGHBOURS", "SERVICES", "USUAL_SERVICES", "Process", "Stack", "StackError"]

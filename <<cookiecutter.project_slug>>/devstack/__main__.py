@@ -9,7 +9,7 @@ from devstack.console import Console
 from devstack.develop import Development
 from devstack.errors import StackError
 from devstack.ports import USUAL, is_free
-from devstack.stack import PROJECT, SERVICES, Stack
+from devstack.stack import PROJECT, SERVICES, USUAL_SERVICES, Stack
 
 ENVIRONMENT_HELP = f"""\
 environment:
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--reset", action="store_true", help="throw all data of the stack away first")
     made.add_argument(
         "--services",
-        default=os.environ.get("DEVSTACK_SERVICES") or ",".join(SERVICES),
+        default=os.environ.get("DEVSTACK_SERVICES") or ",".join(USUAL_SERVICES),
         metavar="NAME,…",
         help=f"only these parts, out of {', '.join(SERVICES)}",
     )

@@ -9,6 +9,7 @@ USUAL = {
     "nginx": 8080,
     "api": 8000,
     "postgres": 5432,
+    "replica": 5433,
     "cache": 6379,
     "broker": 6380,
     "storage": 9000,

@@ -61,22 +61,26 @@ class Postgres(Service):
     def prepare(self) -> None:
         """Make the cluster once, and clear up after a server that was killed."""
         if not (self.cluster / "PG_VERSION").exists():
-            self._initdb()
+            self._make_cluster()
         self._remove_stale_pid_file()
 
-    def _initdb(self) -> None:
+    def _make_cluster(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # What an interrupted initdb left: without PG_VERSION no server ever ran in it.
+        # What an interrupted attempt left: without PG_VERSION no server ever ran in it.
         shutil.rmtree(self.cluster, ignore_errors=True)
         unfinished = self.folder / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
-        self._password_file.unlink(missing_ok=True)
-        self._password_file.touch(mode=0o600)
-        self._password_file.write_text(secrets.token_hex(24) + "\n")
         if os.geteuid() == 0:
             nobody = pwd.getpwnam("nobody")
             os.chown(unfinished, nobody.pw_uid, nobody.pw_gid)
+        self._fill(unfinished)
+        unfinished.rename(self.cluster)
+
+    def _fill(self, unfinished: Path) -> None:
+        self._password_file.unlink(missing_ok=True)
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(secrets.token_hex(24) + "\n")
         # The built-in locale sorts the same on every machine and needs nothing from it.
         locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         login = [f"--username={SUPERUSER}", f"--pwfile={self._password_file}", "--auth=scram-sha-256"]
@@ -97,7 +101,6 @@ class Postgres(Service):
                 f"initdb could not make a database cluster in {self.folder}:\n{(result.stderr or result.stdout).strip()}",
                 "mend what it says; `make dev RESET=1` starts with empty data",
             )
-        unfinished.rename(self.cluster)
 
     def _remove_stale_pid_file(self) -> None:
         """A server that was killed leaves its number, which by now may be another program's."""
@@ -168,6 +171,37 @@ class Postgres(Service):
         if result.returncode:
             raise StackError(f"PostgreSQL refused what the stack asked of it:\n{result.stderr.strip()}")
         return result.stdout
+
+
+class Replica(Postgres):
+    """A second server that follows the first and can be read from: a hot standby by streaming replication."""
+
+    name = "replica"
+    after = ("postgres",)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        # A copy of the first, passwords included.
+        self._password_file = context.data / Postgres.name / self._password_file.name
+
+    def _fill(self, unfinished: Path) -> None:
+        sync = [] if self.context.durable else ["--no-sync"]
+        address = ["-h", LOOPBACK, "-p", str(self.context.ports[Postgres.name]), "-U", SUPERUSER]
+        options = ["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"]
+        command = [str(programs.postgres_bin() / "pg_basebackup"), "-D", str(unfinished), *address, *options, *sync]
+        result = subprocess.run(
+            unprivileged(command),
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**base_environment(), "PGPASSWORD": self.superuser_password},
+            stdin=subprocess.DEVNULL,
+        )
+        if result.returncode:
+            raise StackError(f"pg_basebackup could not copy the database:\n{result.stderr.strip()}")
+
+    def settle(self) -> None:
+        """Nothing: what the first server has, it has as well."""
 
 
 def unprivileged(command: Sequence[str]) -> list[str]:

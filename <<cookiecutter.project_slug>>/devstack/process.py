@@ -196,12 +196,18 @@ class Process:
         self.start()
 
     def pause(self) -> None:
-        """Hold the whole group still, as a hung process would be, until `resume`."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        """Hold it and all that it started still, as a hung process would be, until `resume`."""
+        self._send_all(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused group go on."""
-        os.killpg(self.pid, signal.SIGCONT)
+        """Let what is paused go on."""
+        self._send_all(signal.SIGCONT)
+
+    def _send_all(self, number: signal.Signals) -> None:
+        # Not the group: each of PostgreSQL's backends leads one of its own.
+        for pid in guard.family(self.pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
 
     def _end(self, number: signal.Signals, seconds: float) -> None:
         with self._lock:
@@ -216,8 +222,7 @@ class Process:
                     guard.kill_family(members, pid)
                 else:
                     self._popen.send_signal(number)
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.killpg(pid, signal.SIGCONT)
+                    self._send_all(signal.SIGCONT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._popen.wait(seconds)
             guard.kill_family(members | guard.family(pid), pid)

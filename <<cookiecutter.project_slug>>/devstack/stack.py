@@ -22,14 +22,17 @@ from devstack import guard
 from devstack.errors import Interrupted, StackError
 from devstack.lock import FolderLock
 from devstack.ports import LOOPBACK, choose
-from devstack.postgres import Postgres
+from devstack.postgres import Postgres, Replica
 from devstack.process import Guard, Process, Sink
 from devstack.services import STEPS, Api, Beat, Broker, Cache, Context, Nginx, Service, Step, Storage, Worker
 
 SERVICES: Mapping[str, type[Service]] = {
-    kind.name: kind for kind in (Postgres, Cache, Broker, Storage, Api, Worker, Beat, Nginx)
+    kind.name: kind for kind in (Postgres, Replica, Cache, Broker, Storage, Api, Worker, Beat, Nginx)
 }
 NEIGHBOURS = ("postgres", "cache", "broker", "storage")
+# Parts that a stack has only when they are named.
+OPTIONAL = ("replica",)
+USUAL_SERVICES = tuple(name for name in SERVICES if name not in OPTIONAL)
 PROJECT = Path(__file__).resolve().parent.parent
 STEP_SECONDS = 120
 
@@ -172,7 +175,7 @@ class Stack:
         if not self._lock.held:
             return  # the folder, and what runs in it, may be somebody else's
         self._forget_state()
-        for names in (("nginx", "api", "worker", "beat"), NEIGHBOURS):
+        for names in (("nginx", "api", "worker", "beat"), ("replica",), NEIGHBOURS):
             threads = [
                 threading.Thread(target=self.processes[name].stop, name=f"stop {name}")
                 for name in names
@@ -207,9 +210,9 @@ class Stack:
         finally:
             self._lock.release()
 
-    def sql(self, script: str, database: str = "template1") -> str:
-        """Run a psql script as the database's superuser and return what it printed."""
-        postgres = self._services["postgres"]
+    def sql(self, script: str, database: str = "template1", server: str = "postgres") -> str:
+        """Run a psql script as the superuser of a database server and return what it printed."""
+        postgres = self._services[server]
         assert isinstance(postgres, Postgres)
         return postgres.sql(script, database=database)
 
@@ -269,6 +272,8 @@ class Stack:
             found["DATABASE_URL"] = (
                 f"postgresql://{quote(user, safe='')}:{password}@{LOOPBACK}:{port}/{quote(name, safe='')}"
             )
+            if "replica" in self.names:
+                found["DATABASE_REPLICA_URL"] = found["DATABASE_URL"].replace(f":{port}/", f":{self.ports['replica']}/")
         for part in ("cache", "broker"):
             if part in self.names:
                 group, port = part.upper(), self.ports[part]

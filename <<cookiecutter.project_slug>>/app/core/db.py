@@ -5,21 +5,24 @@ tasks sent that were enqueued in it, and only then does the handler answer: a fa
 success nor leave a task behind that refers to nothing.
 """
 
+import asyncio
 import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
-from sqlalchemy import DateTime, MetaData, event, func, inspect, text
+from sqlalchemy import AsyncAdaptedQueuePool, DateTime, ExceptionContext, MetaData, NullPool, event, func, inspect, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
+from app.core.circuit import Circuit
+from app.core.circuit import State as CircuitState
 from app.core.errors import Unavailable, UnprocessableContent
 from app.core.settings import Database as DatabaseSettings
 
@@ -30,12 +33,33 @@ Publish = Callable[["Database", Sequence["OutboxTask"]], Awaitable[None]]
 
 # Key in `session.info` under which a transaction collects the tasks to send after its commit.
 OUTBOX = "outbox"
+# So many calls in a row find a server away, and for so long none is tried then; the next one asks it again.
+FAILURES = 3
+OPEN_SECONDS = 2.0
+LAG_EVERY_SECONDS = 5.0
+# What has come from the primary and is not applied yet is late by the time of the last transaction that is.
+BEHIND = """
+SELECT CASE WHEN NOT pg_is_in_recovery() OR pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+            ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END
+"""
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database does not answer, or not in time."""
+    """The database does not answer."""
 
     detail = "The database is not available at the moment. Try again shortly."
+
+
+class DatabaseBusy(Unavailable):
+    """The database answers, but a statement took too long, or every connection of this process is in use."""
+
+    detail = "The database is busy at the moment. Try again shortly."
+
+
+class ReadOnly(Unavailable):
+    """The database takes no changes now: only its replica answers, or it is a standby itself."""
+
+    detail = "Nothing can be changed at the moment, only read. Try again shortly."
 
 
 class ValueNotStorable(UnprocessableContent):
@@ -71,11 +95,103 @@ PrimaryId = Annotated[uuid.UUID, mapped_column(primary_key=True, default=new_id)
 CreatedAt = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
 
 
-class Database:
-    """The application's database.
+class Server:
+    """One PostgreSQL server: its connections, and a circuit that opens when it is away.
 
     Args:
-        settings: address, pool and deadlines.
+        name: how health calls it.
+        dsn: its address.
+        settings: pool and deadlines.
+    """
+
+    def __init__(self, name: str, dsn: str, settings: DatabaseSettings) -> None:
+        self.name = name
+        self._seconds = settings.connect_seconds
+        self.circuit = Circuit(name, FAILURES, OPEN_SECONDS, counts=(DatabaseUnavailable,))
+        arguments = _connect_arguments(dsn, settings)
+        self.engine: AsyncEngine = create_async_engine(
+            "postgresql+asyncpg://",
+            connect_args=arguments,
+            pool_size=settings.pool_size,
+            max_overflow=settings.pool_overflow,
+            pool_timeout=settings.connect_seconds,
+            hide_parameters=True,  # the text of an error ends up in logs, and the values are what people have sent
+        )
+        # For health, which must not call a server ill because all of its connections are at work.
+        self._single = create_async_engine("postgresql+asyncpg://", connect_args=arguments, poolclass=NullPool, hide_parameters=True)
+        for engine in (self.engine, self._single):
+            event.listen(engine.sync_engine, "handle_error", _end_silent)
+        event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        self.write = async_sessionmaker(self.engine, expire_on_commit=False)
+        # Reads need no BEGIN and COMMIT around them: half the database time of a one-statement read.
+        self.read = async_sessionmaker(
+            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False
+        )
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for a look at the server, which is there also when the pool has none left."""
+        pool = self.engine.pool
+        assert isinstance(pool, AsyncAdaptedQueuePool)
+        exhausted = pool.checkedout() >= pool.size() + pool._max_overflow
+        with _translated():
+            async with (self._single if exhausted else self.engine).connect() as connection:
+                yield connection
+
+    async def check(self) -> None:
+        """Raise when the server does not answer."""
+        async with self.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+
+    async def usable(self) -> bool:
+        """Whether to send work here. A server that was away is asked first, by one caller at a time."""
+        if self.circuit.state is CircuitState.CLOSED:
+            return True
+        try:
+            async with self.circuit.guard(), asyncio.timeout(self._seconds):
+                await self.check()
+        except (Unavailable, TimeoutError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+        await self._single.dispose()
+
+
+class Replica(Server):
+    """A streaming replica: as good as the primary, a little later."""
+
+    def __init__(self, dsn: str, settings: DatabaseSettings) -> None:
+        super().__init__("replica", dsn, settings)
+        self._lag = settings.replica_lag_seconds
+        self._in_time = False
+        self._measured_at = -LAG_EVERY_SECONDS
+
+    async def check(self) -> None:
+        """Raise when the replica does not answer, or is too far behind."""
+        async with self.connect() as connection:
+            behind = float(await connection.scalar(text(BEHIND)) or 0)
+        self._measured_at, self._in_time = time.monotonic(), behind <= self._lag
+        if not self._in_time:
+            raise DatabaseUnavailable(f"The replica is {behind:.0f} s behind.")
+
+    async def in_time(self) -> bool:
+        """Whether it is close enough behind the primary to be read in its place; measured every few seconds."""
+        if time.monotonic() - self._measured_at > LAG_EVERY_SECONDS:
+            self._measured_at, self._in_time = time.monotonic(), False  # meanwhile others read from the primary
+            with suppress(Unavailable, TimeoutError):
+                async with self.circuit.guard(), asyncio.timeout(self._seconds):
+                    await self.check()
+        return self._in_time
+
+
+class Database:
+    """The application's database, and its replica if there is one.
+
+    Args:
+        settings: addresses, pool and deadlines.
         publish: called after a transaction has committed, with the tasks enqueued in it.
     """
 
@@ -83,71 +199,132 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings, publish: Publish) -> None:
         self._publish = publish
-        dsn = settings.dsn()
+        self.primary = Server(self.name, settings.dsn(), settings)
+        address = settings.replica_url.get_secret_value()
+        self.replica = Replica(address, settings) if address else None
 
-        async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
-            # asyncpg reads the address itself, so that libpq's own parameters (sslmode, sslrootcert,
-            # target_session_attrs) mean here what they mean to psql and pg_dump.
-            try:
-                connection: asyncpg.Connection = await asyncpg.connect(
-                    dsn,
-                    timeout=settings.connect_seconds,
-                    command_timeout=settings.statement_seconds + 1,
-                    server_settings={
-                        "application_name": "app",
-                        "statement_timeout": str(int(settings.statement_seconds * 1000)),
-                        "idle_in_transaction_session_timeout": "60000",
-                    },
-                )
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                raise DatabaseUnavailable from error
-            return connection
-
-        self.engine: AsyncEngine = create_async_engine(
-            "postgresql+asyncpg://",
-            async_creator=connect,
-            pool_size=settings.pool_size,
-            max_overflow=settings.pool_overflow,
-            pool_timeout=settings.connect_seconds,
-            hide_parameters=True,  # the text of an error ends up in logs, and the values are what people have sent
-        )
-        event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
-        self._write = async_sessionmaker(self.engine, expire_on_commit=False)
-        # Reads need no BEGIN and COMMIT around them: half the database time of a one-statement read.
-        self._read = async_sessionmaker(
-            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False
-        )
+    @property
+    def engine(self) -> AsyncEngine:
+        """The connections to the primary."""
+        return self.primary.engine
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """A session whose work commits when the block ends, or rolls back when it raises."""
-        with _translated():
-            async with self._write() as session:
-                enqueued: list[OutboxTask] = []
-                session.info[OUTBOX] = enqueued
-                async with session.begin():
-                    yield session
-                # One that went with its savepoint has no row.
-                outbox = [task for task in enqueued if inspect(task).persistent]
+        """A session whose work commits when the block ends, or rolls back when it raises.
+
+        Raises:
+            ReadOnly, DatabaseUnavailable, DatabaseBusy: it cannot, at the moment.
+            ValueNotStorable: a value does not fit.
+        """
+        if not await self.primary.usable():
+            raise await self._no_writing()
+        outbox: list[OutboxTask] = []
+        try:
+            async with self.primary.circuit.guard():
+                with _translated():
+                    async with self.primary.write() as session:
+                        enqueued: list[OutboxTask] = []
+                        session.info[OUTBOX] = enqueued
+                        async with session.begin():
+                            yield session
+                        # One that went with its savepoint has no row.
+                        outbox = [task for task in enqueued if inspect(task).persistent]
+        except DatabaseUnavailable as error:
+            raise await self._no_writing() from error
         # Here the outermost transaction is over. SQLAlchemy's after_commit event would also fire for a savepoint.
         if outbox:
             await self._publish(self, outbox)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session for reading; each statement stands alone. Writing through it is a mistake."""
-        with _translated():
-            async with self._read() as session:
-                yield session
+    async def read(self, *, may_lag: bool = False) -> AsyncIterator[AsyncSession]:
+        """A session for reading; each statement stands alone. Writing through it is a mistake.
+
+        From the primary, so that everybody reads what they have written; from the replica while the primary is away.
+
+        Args:
+            may_lag: from the replica where there is one, some moments behind: for lists and searches, never for what
+                decides about a right or a change.
+
+        Raises:
+            DatabaseUnavailable, DatabaseBusy: it cannot, at the moment.
+        """
+        server = await self._server_for_reading(may_lag)
+        async with server.circuit.guard():
+            with _translated():
+                async with server.read() as session:
+                    yield session
 
     async def check(self) -> None:
-        """Raise when the database does not answer."""
-        async with self.engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+        """Raise when the primary does not answer."""
+        await self.primary.check()
 
     async def close(self) -> None:
         """Close every connection."""
-        await self.engine.dispose()
+        await self.primary.close()
+        if self.replica:
+            await self.replica.close()
+
+    async def _server_for_reading(self, may_lag: bool) -> Server:
+        """The first of the servers that can be read from, by preference."""
+        if self.replica is None:
+            if not await self.primary.usable():
+                raise DatabaseUnavailable
+            return self.primary
+        if may_lag and await self.replica.in_time():
+            return self.replica
+        for server in (self.primary, self.replica):
+            if await server.usable() and await _connects(server):
+                return server
+        raise DatabaseUnavailable
+
+    async def _no_writing(self) -> Unavailable:
+        """What a writer is told while the primary is away."""
+        readable = self.replica and await self.replica.usable() and await _connects(self.replica)
+        return ReadOnly() if readable else DatabaseUnavailable()
+
+
+async def _connects(server: Server) -> bool:
+    """Whether the server gives a connection, which then waits in the pool: a server that has just died does not."""
+    try:
+        async with server.circuit.guard():
+            with _translated():
+                async with server.engine.connect():
+                    return True
+    except DatabaseBusy:
+        return True  # it is there; what to do about it is for the caller
+    except Unavailable:
+        return False
+
+
+def _connect_arguments(dsn: str, settings: DatabaseSettings) -> dict[str, Any]:
+    """How SQLAlchemy's dialect gets its connections."""
+    server_settings = {"application_name": "app"}
+    if not settings.pooler:
+        server_settings |= {
+            "statement_timeout": str(int(settings.statement_seconds * 1000)),
+            "idle_in_transaction_session_timeout": "60000",
+        }
+
+    async def connect(*_: Any, **__: Any) -> asyncpg.Connection:
+        # asyncpg reads the address itself, so that libpq's own parameters (sslmode, sslrootcert,
+        # target_session_attrs) mean here what they mean to psql and pg_dump.
+        try:
+            connection: asyncpg.Connection = await asyncpg.connect(
+                dsn,
+                timeout=settings.connect_seconds,
+                command_timeout=settings.statement_seconds + 1,
+                server_settings=server_settings,
+                **({"statement_cache_size": 0} if settings.pooler else {}),
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailable from error
+        return connection
+
+    arguments: dict[str, Any] = {"async_creator_fn": connect}
+    if settings.pooler:
+        # The next statement may meet another server connection, which knows none prepared before it, or one of that name.
+        arguments |= {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: f"s{uuid.uuid4()}"}
+    return arguments
 
 
 def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
@@ -160,7 +337,26 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
         raise DisconnectionError
 
 
-# Classes of SQLSTATE (PostgreSQL's appendix A) that say: not now. Connection, resources, operator's intervention.
+def _end_silent(context: ExceptionContext) -> None:
+    """Give up a connection that does not answer, or that leads to a standby, with all others of the pool.
+
+    A deadline that passes here is the driver's own: one of the caller comes as a cancellation.
+    """
+    error = context.original_exception
+    connection = context.connection
+    silent = isinstance(error, TimeoutError | OSError)
+    if silent or getattr(error, "sqlstate", None) == STANDBY:
+        context.is_disconnect = True
+        if connection is not None and (driver := connection.connection.driver_connection) is not None:
+            driver.terminate()  # or SQLAlchemy would wait for its farewell
+    if silent:
+        raise DatabaseUnavailable from error
+
+
+# SQLSTATEs (PostgreSQL's appendix A). A change sent to a standby; a statement ended by its deadline.
+STANDBY = "25006"
+TOOK_TOO_LONG = "57014"
+# Classes of them that say: not now. Connection, resources, operator's intervention.
 _AWAY = ("08", "53", "57")
 _DATA = "22"
 
@@ -172,10 +368,14 @@ def _translated() -> Iterator[None]:
         yield
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None) or ""
+        if state == STANDBY:
+            raise ReadOnly from error
+        if state == TOOK_TOO_LONG:
+            raise DatabaseBusy from error
         if error.connection_invalidated or state.startswith(_AWAY):
             raise DatabaseUnavailable from error
         if state.startswith(_DATA):
             raise ValueNotStorable from error
         raise
-    except (PoolTimeout, TimeoutError) as error:
-        raise DatabaseUnavailable from error
+    except PoolTimeout as error:
+        raise DatabaseBusy from error

@@ -7,14 +7,17 @@ names every part, and only to whoever holds HEALTH_TOKEN.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import StrEnum
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.access import Access
-from app.core.errors import problem_responses
+from app.core.db import Server
+from app.core.errors import Unavailable, problem_responses
 from app.core.migrations import expected_heads
 from app.core.project import project
 from app.core.resources import AppResources, Resources
@@ -23,6 +26,8 @@ from app.core.worker_heartbeat import newest_heartbeat
 DEADLINE_SECONDS = 2.0
 # Without these nothing can be served; without any other part something still can.
 ESSENTIAL = frozenset({"database", "migrations"})
+# What stands in for the database, for reading.
+REPLICA = "replica"
 WORKER_SILENCE_SECONDS = 30.0
 
 router = APIRouter(tags=["health"])
@@ -75,13 +80,20 @@ async def alive() -> Alive:
     return Alive(status=Status.HEALTHY, version=project().version)
 
 
+# Some load balancers and monitors ask by HEAD.
+router.head("/health", include_in_schema=False)(alive)
+
+
 @router.get("/health/ready", summary="Can it serve?", responses={503: {"model": Ready, "description": "Not now"}})
 async def ready(resources: AppResources, response: Response) -> Ready:
-    """Database reachable and migrated."""
-    parts = await check_parts(resources, only=ESSENTIAL)
+    """Database reachable and migrated; `degraded` while only its replica is, which can be read from."""
+    parts = await check_parts(resources, only=ESSENTIAL | {REPLICA})
     status = overall(parts)
     response.status_code = 503 if status is Status.UNHEALTHY else 200
     return Ready(status=status)
+
+
+router.head("/health/ready", include_in_schema=False)(ready)
 
 
 @router.get(
@@ -98,9 +110,12 @@ async def detailed(resources: AppResources, response: Response) -> Detailed:
 
 
 def overall(parts: dict[str, Part]) -> Status:
-    """Unhealthy when an essential part fails, degraded when another one does."""
+    """Unhealthy when an essential part fails and nothing stands in for it, degraded when another one does."""
     failed = {name for name, part in parts.items() if part.status is Status.UNHEALTHY}
-    if failed & ESSENTIAL:
+    essential = failed & ESSENTIAL
+    if REPLICA in parts and REPLICA not in failed:
+        essential.discard("database")
+    if essential:
         return Status.UNHEALTHY
     return Status.DEGRADED if failed else Status.HEALTHY
 
@@ -143,7 +158,23 @@ async def _worker(resources: Resources) -> None:
 
 
 async def _migrations(resources: Resources) -> None:
-    async with resources.db.engine.connect() as connection:
-        applied = set((await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars())
+    asked = [asyncio.create_task(_applied(server)) for server in (resources.db.primary, resources.db.replica) if server]
+    try:
+        # The first that answers: one that hangs must not make the other one's answer late.
+        for answer in asyncio.as_completed(asked):
+            with suppress(Unavailable, SQLAlchemyError):
+                applied = await answer
+                break
+        else:
+            applied = await asked[0]
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
     if applied != (expected := expected_heads()):
         raise RuntimeError(f"database is at {sorted(applied)}, the code expects {sorted(expected)}: run the migrations")
+
+
+async def _applied(server: Server) -> set[str]:
+    async with server.connect() as connection:
+        return set((await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars())

@@ -64,7 +64,8 @@ class Resources:
     @property
     def checked(self) -> tuple[Checked, ...]:
         """The neighbours, for health."""
-        return self.db, self.cache, self.broker, self.storage
+        replica = (self.db.replica,) if self.db.replica else ()
+        return self.db, *replica, self.cache, self.broker, self.storage
 
 
 @asynccontextmanager

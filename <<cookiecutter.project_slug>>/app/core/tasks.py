@@ -30,7 +30,8 @@ from kombu import Queue as BrokerQueue
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import metrics
-from app.core.db import OUTBOX, Database, DatabaseUnavailable, new_id
+from app.core.db import OUTBOX, Database, new_id
+from app.core.errors import Unavailable
 from app.core.logging import request_id, user_id
 from app.core.outbox import Claim, Outbox, OutboxTask
 from app.core.settings import Settings
@@ -286,7 +287,7 @@ async def _claim(outbox: Outbox, task_id: UUID) -> Claim | None:
     while True:
         try:
             return await outbox.claim(task_id)
-        except DatabaseUnavailable as error:
+        except Unavailable as error:
             log.warning("task_not_claimed", task_id=str(task_id), error=repr(error))
         await asyncio.sleep(wait)
         wait = min(wait * 2 or 0.1, LONGEST_CLAIM_WAIT_SECONDS)

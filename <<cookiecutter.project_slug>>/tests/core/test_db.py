@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -12,8 +12,10 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from app.core.db import Database, DatabaseUnavailable, ValueNotStorable, new_id
-from app.core.outbox import OutboxTask, State
+from app.core.circuit import State
+from app.core.db import FAILURES, Database, DatabaseBusy, DatabaseUnavailable, ReadOnly, ValueNotStorable, new_id
+from app.core.outbox import OutboxTask
+from app.core.outbox import State as TaskState
 from app.core.tasks import SENDERS, enqueue
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ async def test_a_transaction_commits_at_its_end(resources: "Resources", probe: M
         assert await rows(resources) == []
         assert await messages(resources) == 0
     (row,) = await rows(resources)
-    assert (row.id, row.name, row.args, row.queue, row.state) == (identity, "probe.note", ["x"], "low", State.SENT)
+    assert (row.id, row.name, row.args, row.queue, row.state) == (identity, "probe.note", ["x"], "low", TaskState.SENT)
     assert await messages(resources) == 1
 
 
@@ -174,9 +176,10 @@ async def test_statements_have_a_deadline(settings_with: "SettingsWith") -> None
     db = Database(settings_with(DATABASE_STATEMENT_SECONDS="0.2").database, publish)
     try:
         began = time.monotonic()
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseBusy):
             async with db.read() as session:
                 await session.execute(text("SELECT pg_sleep(30)"))
+        assert db.primary.circuit.state is State.CLOSED
         assert time.monotonic() - began < 5
     finally:
         await db.close()
@@ -239,11 +242,11 @@ async def test_a_broker_that_is_away_costs_no_request(
         async with resources.db.transaction() as session:
             enqueue(session, probe.note, "x")
         assert time.monotonic() - began < 5
-        assert [row.state for row in await rows(resources)] == [State.PENDING]
+        assert [row.state for row in await rows(resources)] == [TaskState.PENDING]
     finally:
         await asyncio.to_thread(broker.__exit__, None, None, None)
     await eventually(lambda: sweep(resources))
-    assert [row.state for row in await rows(resources)] == [State.SENT]
+    assert [row.state for row in await rows(resources)] == [TaskState.SENT]
     assert await messages(resources) == 1
 
 
@@ -281,3 +284,114 @@ async def test_ids_are_the_database_s_too(resources: "Resources", probe: ModuleT
     assert isinstance(identity, UUID)
     (message,) = await resources.broker.redis.lrange("low", 0, -1)
     assert str(identity).encode() in message
+
+
+async def publish_nothing(*_: object) -> None:
+    """For databases that ask for no tasks."""
+
+
+@pytest.fixture
+async def own_db(settings_with: "SettingsWith", migrated: object) -> AsyncIterator[Callable[..., Database]]:
+    """Makes databases with pools and circuits of their own: `own_db(DATABASE_POOL_SIZE="1")`."""
+    made: list[Database] = []
+
+    def make(**changed: str) -> Database:
+        made.append(Database(settings_with(**changed).database, publish_nothing))
+        return made[-1]
+
+    yield make
+    for db in made:
+        await db.close()
+
+
+async def test_a_deadline_of_the_caller_is_not_the_databases(resources: "Resources") -> None:
+    """What the caller's own code waits for in vain, inside a transaction, is no reason to call the database away."""
+    with pytest.raises(TimeoutError):  # noqa: PT012  # the block is the transaction
+        async with resources.db.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            async with asyncio.timeout(0.01):
+                await asyncio.Event().wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), resources.db.read() as session:
+            await session.execute(text("SELECT pg_sleep(30)"))
+    with pytest.raises(OSError, match="of ours"):
+        async with resources.db.read():
+            raise OSError("of ours")
+    assert resources.db.primary.circuit.state is State.CLOSED
+    async with resources.db.read() as session:
+        assert await session.scalar(text("SELECT 1")) == 1
+
+
+async def test_a_pool_at_work_is_no_database_away(own_db: Callable[..., Database]) -> None:
+    """Who finds no free connection is told to come again; health looks past the pool, and no circuit opens."""
+    db = own_db(DATABASE_POOL_SIZE="1", DATABASE_POOL_OVERFLOW="0", DATABASE_CONNECT_SECONDS="0.2")
+    async with db.read() as session:
+        await session.execute(text("SELECT 1"))
+        for _ in range(FAILURES + 1):
+            with pytest.raises(DatabaseBusy):
+                async with db.transaction() as other:
+                    await other.execute(text("SELECT 1"))
+        await db.check()
+        assert db.primary.circuit.state is State.CLOSED
+
+
+async def test_a_silent_database_is_given_up_and_taken_back(
+    own_db: Callable[..., Database], hung: "Without", eventually: Callable[..., Any]
+) -> None:
+    """Connections that were open hang until the deadline of the statement; then nobody waits any more, and soon it is used again."""
+    db = own_db(DATABASE_STATEMENT_SECONDS="0.2", DATABASE_CONNECT_SECONDS="0.5")
+
+    async def read() -> None:
+        async with db.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    await asyncio.gather(*(read() for _ in range(FAILURES)))
+    with hung("postgres"):
+        began = time.monotonic()
+        results = await asyncio.gather(*(read() for _ in range(FAILURES)), return_exceptions=True)
+        assert {type(result) for result in results} == {DatabaseUnavailable}
+        assert time.monotonic() - began < 3
+        assert db.primary.circuit.state is State.OPEN
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            await read()
+        with pytest.raises(DatabaseUnavailable):
+            async with db.transaction():
+                pass
+        assert time.monotonic() - began < 0.1
+
+    async def works() -> bool:
+        try:
+            await read()
+        except DatabaseUnavailable:
+            return False
+        return True
+
+    began = time.monotonic()
+    await eventually(works, 10)
+    assert db.primary.circuit.state is State.CLOSED
+
+
+async def test_a_standby_takes_no_changes(own_db: Callable[..., Database]) -> None:
+    """As after a failover, when the address leads to what has become the standby: the pool starts anew."""
+    db = own_db()
+    async with db.transaction() as session:
+        first = await session.scalar(text("SELECT pg_backend_pid()"))
+    with pytest.raises(ReadOnly):  # noqa: PT012  # the block is the transaction
+        async with db.transaction() as session:
+            await session.execute(text("SET TRANSACTION READ ONLY"))
+            await session.execute(text("CREATE TABLE never (id int)"))
+    async with db.transaction() as session:
+        assert await session.scalar(text("SELECT pg_backend_pid()")) != first
+
+
+async def test_behind_a_pooler_nothing_belongs_to_a_session(own_db: Callable[..., Database]) -> None:
+    """No startup parameter that PgBouncer would refuse, and no prepared statement that another session lacks."""
+    db = own_db(DATABASE_POOLER="true", DATABASE_STATEMENT_SECONDS="7")
+    async with db.transaction() as session:
+        for number in range(3):
+            assert await session.scalar(text("SELECT CAST(:x AS int)"), {"x": number}) == number
+        assert await session.scalar(text("SELECT count(*) FROM pg_prepared_statements")) <= 1, "none but this one"
+        assert await session.scalar(text("SHOW statement_timeout")) == "0"
+    async with own_db(DATABASE_STATEMENT_SECONDS="7").read() as session:
+        assert await session.scalar(text("SHOW statement_timeout")) == "7s"

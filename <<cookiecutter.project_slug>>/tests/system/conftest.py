@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from devstack import SERVICES, Stack
+from devstack import USUAL_SERVICES, Stack
 from tests.system.helpers import ORIGIN, Person
 
 # What production does within a minute happens here at once, so that nobody waits for it.
@@ -51,7 +51,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     if url := os.environ.get("SYSTEM_TEST_URL"):
         yield Service(url.rstrip("/"), os.environ.get("SYSTEM_TEST_HEALTH_TOKEN", ""), None)
         return
-    with Stack(tmp_path_factory.mktemp("system"), tuple(SERVICES), HURRY) as stack:
+    with Stack(tmp_path_factory.mktemp("system"), USUAL_SERVICES, HURRY) as stack:
         yield Service(stack.url, stack.env["HEALTH_TOKEN"], stack)
 
 

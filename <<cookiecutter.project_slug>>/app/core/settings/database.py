@@ -14,6 +14,17 @@ class Database(BaseModel):
         default=NO_SECRET,
         description="Whole address of a managed database, with its TLS options: postgresql://user:password@host:5432/name?sslmode=verify-full. Empty: made of the parts below.",
     )
+    replica_url: SecretStr = Field(
+        default=NO_SECRET,
+        description="Whole address of a streaming replica, for reads that may be a little late, and for all reads while the primary is away. Empty: there is none.",
+    )
+    replica_lag_seconds: float = Field(
+        default=30, gt=0, description="A replica further behind is not read in place of the primary."
+    )
+    pooler: bool = Field(
+        default=False,
+        description="The address is a pooler in transaction mode (PgBouncer, Supabase, RDS Proxy): no prepared statements, no settings of a session. Give the role a statement_timeout instead: ALTER ROLE … SET.",
+    )
     host: str = Field(default="127.0.0.1", description="Name or address of the server.")
     port: int = Field(default=5432, description="Port of the server.")
     user: str = Field(default="app", description="Role of the application; it owns its database and nothing else.")
