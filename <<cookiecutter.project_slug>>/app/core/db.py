@@ -118,7 +118,9 @@ class Server:
             hide_parameters=True,  # the text of an error ends up in logs, and the values are what people have sent
         )
         # For health, which must not call a server ill because all of its connections are at work.
-        self._single = create_async_engine("postgresql+asyncpg://", connect_args=arguments, poolclass=NullPool, hide_parameters=True)
+        self._single = create_async_engine(
+            "postgresql+asyncpg://", connect_args=arguments, poolclass=NullPool, hide_parameters=True
+        )
         for engine in (self.engine, self._single):
             event.listen(engine.sync_engine, "handle_error", _end_silent)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)

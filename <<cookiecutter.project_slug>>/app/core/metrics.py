@@ -29,6 +29,11 @@ REQUEST_SECONDS = Histogram(
     ["method", "route"],
     buckets=SECONDS,
 )
+LOOP_LAG_SECONDS = Histogram(
+    "event_loop_lag_seconds",
+    "How late the event loop came to a timer: everything that it serves waited as long.",
+    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
 TASKS = Counter("celery_tasks_total", "Task messages worked off, by outcome.", ["task", "outcome"])
 TASK_SECONDS = Histogram("celery_task_duration_seconds", "Time of one attempt.", ["task"], buckets=TASK_BUCKETS)
 CIRCUIT_OPEN = Gauge(

@@ -7,6 +7,7 @@ From the outside in: `Edge` (request id, security headers, access log, metrics),
 import re
 import sys
 import time
+from asyncio import CancelledError
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -20,6 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core import metrics
+from app.core.deadline import NEVER, DeadlineExceeded, Deadlines
 from app.core.errors import MEDIA_TYPE, AppError, problem
 from app.core.logging import client_address, json_line, request_id, user_id
 from app.core.masking import masked_text
@@ -33,6 +35,9 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 _QUIET_PATHS = frozenset({"/health", "/health/ready", "/metrics"})
 _UNMATCHED = "unmatched"
 _VARY_ORIGIN = (b"vary", b"Origin")
+# Where in a request's scope its deadline is.
+DEADLINE = "app.deadline"
+RETRY_AFTER = [(b"retry-after", b"5")]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -44,7 +49,17 @@ def middleware(settings: Settings) -> list[Middleware]:
     ]
     if settings.http.cors_origins:
         stack.append(Middleware(Cors, origins=settings.http.cors_origins))
-    return [*stack, Middleware(LastResort), Middleware(BodyLimit, max_bytes=settings.http.max_body_bytes)]
+    http = settings.http
+    return [
+        *stack,
+        Middleware(LastResort, deadlines=Deadlines(http.request_seconds)),
+        Middleware(
+            BodyLimit,
+            max_bytes=http.max_body_bytes,
+            seconds=http.request_seconds,
+            upload_seconds=http.upload_seconds,
+        ),
+    ]
 
 
 def security_headers(hsts: bool) -> list[tuple[bytes, bytes]]:
@@ -226,38 +241,54 @@ class Cors(CORSMiddleware):
 
 
 class LastResort:
-    """Logs and answers what nobody handled. Within `Cors`, so that a browser may read that answer too."""
+    """Logs and answers what nobody handled, and what took too long. Within `Cors`, so that a browser may read that answer too."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, deadlines: Deadlines) -> None:
         self.app = app
+        self._deadlines = deadlines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         begun = False
+        deadline = scope[DEADLINE] = self._deadlines.begin()
 
         async def send_noting(message: Message) -> None:
             nonlocal begun
             begun = True
+            deadline.due = NEVER  # a stream takes as long as it takes
             await send(message)
 
         try:
             await self.app(scope, receive, send_noting)
-        except Exception as error:  # whatever it is
+        except (Exception, CancelledError) as error:  # whatever it is
+            if deadline.over and not begun:
+                log.warning("request_too_slow", path=scope["path"])
+                await _answer(send, 503, DeadlineExceeded.code(), DeadlineExceeded.detail, RETRY_AFTER)
+                return
+            if isinstance(error, CancelledError):
+                raise
             log.exception("request_failed", path=scope["path"])
             capture(error)
             if begun:
                 raise
             await _answer(send, 500, "internal_error", AppError.detail)
+        finally:
+            self._deadlines.end(deadline)
 
 
 class BodyLimit:
-    """Refuses a body that is announced or turns out to be too large, before it is all in memory."""
+    """Refuses a body that is announced or turns out to be too large, before it is all in memory.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    And lets one come in slowly: while it does, it has a deadline of its own.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float, upload_seconds: float) -> None:
         self.app = app
         self._max_bytes = max_bytes
+        self._seconds = seconds
+        self._upload_seconds = upload_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
@@ -269,11 +300,18 @@ class BodyLimit:
             await _answer(send, 413, "payload_too_large", f"The request is larger than {self._max_bytes} bytes.")
             return
         received = 0
+        deadline = scope[DEADLINE]
+        coming_in_until = time.monotonic() + self._upload_seconds
 
         async def receive_counted() -> Message:
-            nonlocal received
+            nonlocal received, coming_in_until
+            if coming_in_until:
+                deadline.due = coming_in_until
             message = await receive()
             if message["type"] == "http.request":
+                if coming_in_until and not message.get("more_body"):
+                    coming_in_until = 0.0
+                    deadline.due = time.monotonic() + self._seconds
                 received += len(message.get("body", b""))
                 if received > self._max_bytes:
                     # The one exception that FastAPI lets through from reading a form.
@@ -288,9 +326,9 @@ def install_middleware(app: FastAPI, settings: Settings) -> None:
     app.user_middleware[:0] = middleware(settings)
 
 
-async def _answer(send: Send, status: int, code: str, detail: str) -> None:
+async def _answer(send: Send, status: int, code: str, detail: str, further: Sequence[tuple[bytes, bytes]] = ()) -> None:
     body = problem(status, code, detail)
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode()), *further]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

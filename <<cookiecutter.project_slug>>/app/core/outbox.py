@@ -9,6 +9,7 @@ under another's lease, and is dropped.
     pending --sent--> sent --claimed--> running --done--> (deleted)
                                            |--failed--> waiting --due--> sent
                                            |--failed for the last time--> dead
+                                           |--a neighbour is away--> waiting, as if it had not begun
                                            |--its worker has to end--> pending
 """
 
@@ -73,6 +74,7 @@ class Claim:
     id: UUID
     attempts: int
     context: dict[str, str]
+    age: timedelta
 
 
 class Outbox:
@@ -101,10 +103,12 @@ class Outbox:
                     update(OutboxTask)
                     .where(OutboxTask.id == task_id, or_(free, overdue))
                     .values(state=State.RUNNING, attempts=OutboxTask.attempts + 1, due_at=self._lease())
-                    .returning(OutboxTask.attempts, OutboxTask.context)
+                    .returning(
+                        OutboxTask.attempts, OutboxTask.context, (func.now() - OutboxTask.created_at).label("age")
+                    )
                 )
             ).one_or_none()
-        return Claim(task_id, row.attempts, row.context) if row else None
+        return Claim(task_id, row.attempts, row.context, row.age) if row else None
 
     async def renew(self, claim: Claim) -> None:
         """The task is still being worked on."""
@@ -121,6 +125,14 @@ class Outbox:
         wait = min(self._settings.retry_seconds * 2 ** (claim.attempts - 1), MAX_RETRY_SECONDS)
         delay = timedelta(seconds=wait * random.uniform(0.5, 1.0))  # noqa: S311  # not for secrets
         await self._settle(claim, state=State.WAITING, due_at=func.now() + delay, error=error)
+        return delay
+
+    async def postpone(self, claim: Claim, error: str) -> timedelta:
+        """A neighbour that the task needs is away: it waits, and this attempt counts for nothing; returns the wait."""
+        delay = timedelta(seconds=self._settings.away_seconds * random.uniform(0.5, 1.0))  # noqa: S311  # as above
+        await self._settle(
+            claim, state=State.WAITING, due_at=func.now() + delay, error=error, attempts=OutboxTask.attempts - 1
+        )
         return delay
 
     async def bury(self, claim: Claim, error: str) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import structlog
 
+from app.core.circuit import Circuit, CircuitOpen
 from app.core.errors import Unavailable
 from app.core.settings import Storage as StorageSettings
 
@@ -26,6 +27,9 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 THREADS = 8
+# So many calls in a row fail, each after its own further attempts, and for so long none is made then.
+FAILURES = 3
+OPEN_SECONDS = 2.0
 # What strangers put here by a signed address, until it has been looked at. What is left goes after two days.
 QUARANTINE = "quarantine/"
 QUARANTINE_DAYS = 2
@@ -100,6 +104,7 @@ class Storage:
     def __init__(self, settings: StorageSettings) -> None:
         self._settings = settings
         self._bucket = settings.bucket
+        self.circuit = Circuit(self.name, FAILURES, OPEN_SECONDS, counts=(StorageUnavailable,))
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
         self._making = Lock()
         self._made: S3Client | None = None
@@ -178,7 +183,7 @@ class Storage:
             parameters["ResponseContentType"] = content_type
         if disposition:
             parameters["ResponseContentDisposition"] = disposition
-        return await self._call(
+        return await self._run(
             lambda _: self._signer.generate_presigned_url("get_object", Params=parameters, ExpiresIn=seconds)
         )
 
@@ -200,7 +205,7 @@ class Storage:
         }  # fmt: skip
         if sha256:
             parameters["ChecksumSHA256"] = headers["x-amz-checksum-sha256"] = b64encode(sha256).decode()
-        url = await self._call(
+        url = await self._run(
             lambda _: self._signer.generate_presigned_url("put_object", Params=parameters, ExpiresIn=seconds)
         )
         return SignedPut(url, headers)
@@ -216,7 +221,7 @@ class Storage:
 
     async def check(self) -> None:
         """Raise when the store does not answer or the bucket is missing."""
-        await self._call(lambda s3: s3.head_bucket(Bucket=self._bucket))
+        await self._run(lambda s3: s3.head_bucket(Bucket=self._bucket))  # whatever the circuit thinks of it
 
     async def close(self) -> None:
         """Let the threads go."""
@@ -240,7 +245,21 @@ class Storage:
             return self._signing
 
     async def _call(self, work: Callable[["S3Client"], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, work)
+        """Ask the store, unless it did not answer lately."""
+        try:
+            async with self.circuit.guard():
+                return await self._run(work)
+        except CircuitOpen as error:
+            raise StorageUnavailable from error
+
+    async def _run(self, work: Callable[["S3Client"], R]) -> R:
+        seconds = self._settings.deadline_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, work)
+        except TimeoutError as error:  # the thread goes on until the deadlines of its own calls
+            log.warning("storage_failed", error=f"no answer within {seconds:g} s")
+            raise StorageUnavailable from error
 
     def _guarded(self, work: Callable[["S3Client"], R]) -> R:
         from botocore.exceptions import BotoCoreError, ClientError

@@ -30,6 +30,7 @@ from kombu import Queue as BrokerQueue
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import metrics
+from app.core.circuit import Circuit
 from app.core.db import OUTBOX, Database, new_id
 from app.core.errors import Unavailable
 from app.core.logging import request_id, user_id
@@ -43,8 +44,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
+Failure = Exception | asyncio.CancelledError
 SEND_SECONDS = 3.0
 SENDERS = 4
+# So many messages in a row cannot be sent, and for so long none is tried then: nobody waits for a silent broker.
+FAILURES = 3
+OPEN_SECONDS = 2.0
 HARD_LIMIT_GRACE_SECONDS = 5.0
 LONGEST_CLAIM_WAIT_SECONDS = 5.0
 RELEASE_SECONDS = 5.0
@@ -159,6 +164,7 @@ class Publisher:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._celery = celery_app(settings)
+        self.circuit = Circuit("publisher", FAILURES, OPEN_SECONDS, counts=(Exception,))
         # By default sending waits as long as receiving, and a thread cannot be interrupted.
         self._celery.conf.broker_transport_options["socket_timeout"] = SEND_SECONDS
         # Not Celery's own pool, which nothing closes and every application in the process shares.
@@ -170,8 +176,9 @@ class Publisher:
         """Send committed tasks. When the broker is away they stay in the outbox, and the sweep sends them later."""
         try:
             # Celery's client is synchronous: half a millisecond when all is well, its deadline when the broker is away.
-            sending = asyncio.get_running_loop().run_in_executor(self._threads, self._send, rows)
-            await asyncio.wait_for(sending, SEND_SECONDS)
+            async with self.circuit.guard():
+                sending = asyncio.get_running_loop().run_in_executor(self._threads, self._send, rows)
+                await asyncio.wait_for(sending, SEND_SECONDS)
             await Outbox(db, self._settings.tasks).mark_sent([row.id for row in rows])
         except Exception as error:  # noqa: BLE001  # the data is committed, and whatever went wrong, the outbox has it
             log.warning("tasks_not_sent", count=len(rows), error=repr(error))
@@ -250,18 +257,20 @@ async def _settled(resources: "Resources", task: Task[Any], task_id: UUID, args:
     user_id.set(claim.context.get("user_id", ""))
     if claim.attempts > task.max_attempts:
         # Attempts that ended without an answer: the task kills its worker. Not again.
-        error: str | None = "the worker died during every attempt"
+        failure: Failure | None = RuntimeError("the worker died during every attempt")
     else:
         try:
-            error = await _leased_attempt(resources, task, claim, args)
+            failure = await _leased_attempt(resources, task, claim, args)
         except asyncio.CancelledError:
             await _release(outbox, claim)
             raise
-    if error is None:
+    if failure is None:
         await outbox.finish(task_id)
         return "done"
-    if claim.attempts < task.max_attempts:
-        delay = await outbox.retry(claim, error)
+    error = repr(failure)
+    patient = isinstance(failure, Unavailable) and claim.age.total_seconds() < resources.settings.tasks.patience_seconds
+    if patient or claim.attempts < task.max_attempts:
+        delay = await (outbox.postpone if patient else outbox.retry)(claim, error)
         log.warning(
             "task_retried", task=task.name, task_id=str(task_id), attempt=claim.attempts, seconds=delay.total_seconds()
         )
@@ -271,9 +280,9 @@ async def _settled(resources: "Resources", task: Task[Any], task_id: UUID, args:
     if buried and task.on_dead:
         try:
             await task.on_dead(resources, *args)
-        except Exception as failure:  # the task stays dead whatever its feature makes of it
+        except Exception as late:  # the task stays dead whatever its feature makes of it
             log.exception("task_on_dead_failed", task=task.name, task_id=str(task_id))
-            capture(failure)
+            capture(late)
     return "dead"
 
 
@@ -293,7 +302,7 @@ async def _claim(outbox: Outbox, task_id: UUID) -> Claim | None:
         wait = min(wait * 2 or 0.1, LONGEST_CLAIM_WAIT_SECONDS)
 
 
-async def _leased_attempt(resources: "Resources", task: Task[Any], claim: Claim, args: Sequence[Any]) -> str | None:
+async def _leased_attempt(resources: "Resources", task: Task[Any], claim: Claim, args: Sequence[Any]) -> Failure | None:
     """One attempt under a lease that is renewed meanwhile; None, or what went wrong."""
     outbox = Outbox(resources.db, resources.settings.tasks)
     renewal = asyncio.create_task(_keep_lease(outbox, claim, resources.settings.tasks.lease_seconds / 3))
@@ -308,7 +317,7 @@ async def _leased_attempt(resources: "Resources", task: Task[Any], claim: Claim,
             await renewal
 
 
-async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any]) -> str | None:
+async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any]) -> Failure | None:
     """One attempt; None, or what went wrong."""
     try:
         async with asyncio.timeout(task.seconds(resources.settings)):
@@ -319,7 +328,7 @@ async def _attempt(resources: "Resources", task: Task[Any], args: Sequence[Any])
             raise  # this process is to end; what the task itself cancelled is its own failure
         log.exception("task_failed", task=task.name)
         capture(error)
-        return repr(error)
+        return error
     return None
 
 

@@ -15,11 +15,12 @@ from sqlalchemy import func, select, update
 from app.core import tasks
 from app.core.logging import request_id, user_id
 from app.core.outbox import Outbox, OutboxTask, State
+from app.core.storage import StorageUnavailable
 from app.core.tasks import Queue, Task, enqueue, execute, sweep, task
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
-    from tests.core.conftest import Without
+    from tests.core.conftest import SettingsWith, Without
 
 
 @pytest.fixture
@@ -163,6 +164,29 @@ async def test_what_a_task_cancels_itself_is_a_failure(resources: "Resources") -
 
     identity = await ask(resources, cancelled)
     assert await execute(resources, cancelled, identity, []) == "dead"
+
+
+async def test_a_neighbour_that_is_away_is_no_fault_of_the_task(
+    resources: "Resources", settings_with: "SettingsWith"
+) -> None:
+    """Such attempts do not count, however many, until the task has waited for a day; then it ends as others do."""
+
+    @task("tests.away", queue=Queue.LOW, max_attempts=1)
+    async def away(resources: "Resources") -> None:
+        raise StorageUnavailable
+
+    identity = await ask(resources, away)
+    for _ in range(3):
+        assert await execute(resources, away, identity, []) == "retried"
+        found = await row(resources, identity)
+        assert found
+        assert (found.state, found.attempts) == (State.WAITING, 0)
+        assert "StorageUnavailable" in (found.error or "")
+        assert await seconds_until_due(resources, identity) <= resources.settings.tasks.away_seconds
+        await put(resources, identity, due_at=PAST)
+        assert await sweep(resources) == 1
+    impatient = replace(resources, settings=settings_with(TASKS_PATIENCE_SECONDS="0"))
+    assert await execute(impatient, away, identity, []) == "dead"
 
 
 async def test_a_lease_is_renewed_while_the_task_runs(

@@ -263,3 +263,35 @@ async def test_the_store_may_come_back(storage: Storage, without: "Without", eve
     finally:
         await asyncio.to_thread(neighbour.__exit__, None, None, None)
     assert await storage.get("x") == b"x"
+
+
+async def test_a_silent_store_costs_its_deadline_a_few_times_only(
+    settings_with: "SettingsWith", resources: "Resources", hung: "Without", eventually: Callable[..., Any]
+) -> None:
+    """Then it is not asked for a while, addresses are made all the same, and soon it is used again."""
+    storage = Storage(settings_with(STORAGE_DEADLINE_SECONDS="0.4", STORAGE_TIMEOUT_SECONDS="0.5").storage)
+    await storage.put("x", b"x", "text/plain")
+    try:
+        with hung("storage"):
+            began = time.monotonic()
+            failed = await asyncio.gather(*(storage.get("x") for _ in range(3)), return_exceptions=True)
+            assert {type(error) for error in failed} == {StorageUnavailable}
+            assert time.monotonic() - began < 2
+            began = time.monotonic()
+            for _ in range(20):
+                with pytest.raises(StorageUnavailable):
+                    await storage.get("x")
+            assert time.monotonic() - began < 0.2
+            assert await storage.presigned_url("x")
+            with pytest.raises(StorageUnavailable):
+                await storage.check()
+
+        async def works() -> bool:
+            try:
+                return await storage.get("x") == b"x"
+            except StorageUnavailable:
+                return False
+
+        await eventually(works, 10)
+    finally:
+        await storage.close()

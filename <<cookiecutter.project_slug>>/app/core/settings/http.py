@@ -21,6 +21,12 @@ class Http(BaseModel):
         gt=0,
         description="Largest request body. A little over the largest upload; nginx has the same limit.",
     )
+    request_seconds: float = Field(
+        default=20,
+        gt=0,
+        description="Deadline until an answer begins, counted from the end of the request's body. Less than nginx waits (30 s).",
+    )
+    upload_seconds: float = Field(default=300, gt=0, description="Deadline for a request's body to come in.")
     workers: int | None = Field(
         default=None, ge=1, description="API processes, about one per core. Empty: 1 in development, 2 elsewhere."
     )

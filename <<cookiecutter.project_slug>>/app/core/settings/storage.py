@@ -21,7 +21,12 @@ class Storage(BaseModel):
         default="", description="Access key. Empty: the instance's role.", json_schema_extra={"generated": True}
     )
     secret_key: SecretStr = secret("Secret key. Empty: the instance's role.", required=False)
-    timeout_seconds: float = Field(default=10, gt=0, description="Deadline to connect and between two packets.")
+    timeout_seconds: float = Field(default=5, gt=0, description="Deadline to connect and between two packets.")
+    deadline_seconds: float = Field(
+        default=15,
+        gt=0,
+        description="Deadline of one call with its two further attempts. Less than HTTP_REQUEST_SECONDS.",
+    )
     old_versions_days: int = Field(
         default=30, ge=1, description="How long the bucket keeps overwritten and deleted objects."
     )

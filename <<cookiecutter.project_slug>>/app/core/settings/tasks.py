@@ -37,3 +37,11 @@ class Tasks(BaseModel):
     retry_seconds: float = Field(
         default=5, gt=0, description="Wait before the second attempt; doubles each time, up to an hour, with jitter."
     )
+    away_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="Longest wait of a task whose neighbour (database, store, outside service) is away; such an attempt does not count.",
+    )
+    patience_seconds: float = Field(
+        default=86400, ge=0, description="After so long even such attempts count, so that no task waits for ever."
+    )

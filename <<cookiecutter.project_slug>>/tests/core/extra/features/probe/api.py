@@ -1,10 +1,12 @@
 """Routes that do what real ones do at their worst."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import File, Query, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import StreamingResponse
 
 from app.core.access import Access
 from app.core.api import feature_router
@@ -19,6 +21,7 @@ ACCESS = {
     "POST /api/v1/probe/stream": Access.ANYONE,
     "POST /api/v1/probe/fail": Access.ANYONE,
     "GET /api/v1/probe/slow": Access.ANYONE,
+    "GET /api/v1/probe/drip": Access.ANYONE,
     "GET /api/v1/probe/staff": Access.STAFF,
     "GET /api/v1/probe/cached": Access.ANYONE,
 }
@@ -69,6 +72,18 @@ async def fail() -> None:
 async def slow() -> None:
     """Until the client goes."""
     await asyncio.Event().wait()
+
+
+@router.get("/drip", summary="Answer slowly")
+async def drip() -> StreamingResponse:
+    """Begins at once and takes a second."""
+
+    async def drops() -> AsyncIterator[bytes]:
+        for _ in range(4):
+            yield b"."
+            await asyncio.sleep(0.25)
+
+    return StreamingResponse(drops(), media_type="text/plain")
 
 
 @router.get("/staff", summary="For people with a role")
