@@ -127,12 +127,22 @@ class Guard:
     def __init__(self, circuit: Circuit) -> None:
         self._circuit = circuit
         self._epoch = 0
+        self._failed = False
 
     def succeeded(self) -> None:
-        """Say early that the neighbour works, as at the first piece of a long stream: a probe holds up the others."""
-        # What happens later in the same call belongs to the time after.
-        self._epoch = self._circuit._succeed(self._epoch)
-        self._circuit._leave(self)
+        """Say early that the neighbour works, as at the first piece of a long stream: a probe holds up the others.
+
+        For any call but a probe it says nothing: a stream that breaks off later has failed.
+        """
+        if self._circuit._probe is self:
+            # What happens later in the same call belongs to the time after.
+            self._epoch = self._circuit._succeed(self._epoch)
+            self._circuit._leave(self)
+
+    def failed(self, error: Exception) -> None:
+        """Say that the neighbour failed, where nobody lets the exception through to the end of the block."""
+        self._failed = True
+        self._circuit._fail(self._epoch, error)
 
     async def __aenter__(self) -> "Guard":
         self._epoch = self._circuit._enter(self)
@@ -142,7 +152,9 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # A call that was cancelled tells nothing; the next one is the probe then.
-        if isinstance(error, self._circuit.counts):
+        if self._failed:
+            pass
+        elif isinstance(error, self._circuit.counts):
             self._circuit._fail(self._epoch, error)
         elif error is None or isinstance(error, Exception):
             self._circuit._succeed(self._epoch)

@@ -21,6 +21,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds. Close together around the alarm at 0.8 s, where precision counts.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.8, 1.0, 2.5, 5.0, 10.0)
 TASK_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
+AI_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 
 REQUESTS = Counter("http_requests_total", "Requests answered, by route template.", ["method", "route", "status"])
 REQUEST_SECONDS = Histogram(
@@ -55,6 +56,26 @@ WEBSOCKETS = Gauge("websocket_connections", "Open sockets.", multiprocess_mode="
 WEBSOCKETS_LIMIT = Gauge("websocket_connections_limit", "Sockets that there may be.", multiprocess_mode="livesum")
 WEBSOCKETS_CLOSED = Counter("websocket_closed_total", "Sockets that ended, by cause.", ["cause"])
 CACHE = Counter("cache_requests_total", "Look-ups in the cache: hit, miss or error.", ["outcome"])
+AI_REQUESTS = Counter(
+    "ai_requests_total",
+    "Calls of a model: ok, abandoned by the asker, or what went wrong.",
+    ["provider", "operation", "outcome"],
+)
+AI_SECONDS = Histogram(
+    "ai_request_duration_seconds",
+    "Time of a call, with its retries and its whole answer.",
+    ["provider", "operation"],
+    buckets=AI_BUCKETS,
+)
+AI_FIRST_PIECE_SECONDS = Histogram(
+    "ai_first_piece_seconds", "Time to the first piece of an answer.", ["provider"], buckets=AI_BUCKETS
+)
+AI_RETRIES = Counter("ai_retries_total", "Further attempts of a call.", ["provider", "operation"])
+AI_TOKENS = Counter(
+    "ai_tokens_total", "Tokens by kind: input, output, cache_read, cache_write.", ["provider", "model", "kind"]
+)
+AI_COST = Counter("ai_cost_usd_total", "US dollars, where the price is known.", ["provider", "model"])
+AI_UNPRICED = Counter("ai_unpriced_requests_total", "Calls of a model whose price is not known.", ["model"])
 
 
 def exposition(registry: CollectorRegistry | None = None) -> bytes:

@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 from redis.asyncio import Redis
 
-from app.core.ai import Answerer, Embedder, create_answerer, create_embedder
+from app.core.ai import Answerer, Embedder, create_answerer, create_embedder, health_of
 from app.core.cache import ONE_RETRY, Cache
 from app.core.db import Database
 from app.core.events import Events
@@ -65,7 +65,8 @@ class Resources:
     def checked(self) -> tuple[Checked, ...]:
         """The neighbours, for health."""
         replica = (self.db.replica,) if self.db.replica else ()
-        return self.db, *replica, self.cache, self.broker, self.storage
+        ai = health_of(self.embedder, self.answerer)
+        return self.db, *replica, self.cache, self.broker, self.storage, *((ai,) if ai else ())
 
 
 @asynccontextmanager

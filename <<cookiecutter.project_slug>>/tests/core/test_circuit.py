@@ -213,3 +213,26 @@ async def test_a_long_call_can_say_early_that_all_is_well(
         with pytest.raises(OSError, match="again"):
             await neighbour.ask(circuit)
     assert state_of(circuit) is State.OPEN
+
+
+async def test_what_always_breaks_off_later_opens_it_all_the_same(circuit: Circuit) -> None:
+    """A first piece each time is no success."""
+
+    async def stream() -> None:
+        async with circuit.guard() as guard:
+            guard.succeeded()
+            raise OSError("cut")
+
+    for _ in range(3):
+        with pytest.raises(OSError, match="cut"):
+            await stream()
+    assert state_of(circuit) is State.OPEN
+
+
+async def test_a_failure_that_nobody_raises_counts_once(circuit: Circuit) -> None:
+    """Who answers an error with something else says so."""
+    for count in range(3):
+        assert state_of(circuit) is State.CLOSED, count
+        async with circuit.guard() as guard:
+            guard.failed(OSError("cut"))
+    assert state_of(circuit) is State.OPEN

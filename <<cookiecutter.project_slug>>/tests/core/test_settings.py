@@ -58,6 +58,8 @@ def production(bare: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "AUTH_SECRET_KEY": STRONG,
         "AI_EMBEDDING_PROVIDER": "openai",
         "AI_OPENAI_API_KEY": "sk-" + STRONG,
+        "AI_ANSWER_PROVIDER": "claude",
+        "AI_CLAUDE_API_KEY": "sk-" + STRONG,
     }
     for name, value in values.items():
         bare.setenv(name, value)
@@ -194,6 +196,7 @@ def test_faults_are_said_all_at_once(bare: pytest.MonkeyPatch) -> None:
         "HTTP_ALLOWED_HOSTS",
         "STORAGE_SECRET_KEY",
         "AI_EMBEDDING_PROVIDER",
+        "AI_ANSWER_PROVIDER",
     }
     assert "shorter" in found["DATABASE_PASSWORD"]
     assert "default" in found["CACHE_PASSWORD"]

@@ -8,30 +8,40 @@ from app.core.ai.answering import Answer, Answerer, Passage, Prompt, Usage
 from app.core.ai.embedding import DIMENSIONS, Embedder, OpenAIEmbedder, checked_vectors
 from app.core.ai.errors import (
     AiBusy,
+    AiError,
     AiInputTooLong,
     AiInterrupted,
     AiMisconfigured,
+    AiProviderAway,
     AiRateLimited,
     AiRefused,
     AiUnavailable,
+    EmbeddingProviderAway,
     EmbeddingUnavailable,
 )
+from app.core.ai.health import AiHealth
+from app.core.ai.model import ModelAnswerer
 from app.core.ai.offline import OfflineAnswerer, OfflineEmbedder, lexical_vector
-from app.core.ai.providers import create_answerer, create_embedder
+from app.core.ai.providers import create_answerer, create_embedder, health_of
 
 __all__ = [
     "DIMENSIONS",
     "AiBusy",
+    "AiError",
+    "AiHealth",
     "AiInputTooLong",
     "AiInterrupted",
     "AiMisconfigured",
+    "AiProviderAway",
     "AiRateLimited",
     "AiRefused",
     "AiUnavailable",
     "Answer",
     "Answerer",
     "Embedder",
+    "EmbeddingProviderAway",
     "EmbeddingUnavailable",
+    "ModelAnswerer",
     "OfflineAnswerer",
     "OfflineEmbedder",
     "OpenAIEmbedder",
@@ -41,5 +51,6 @@ __all__ = [
     "checked_vectors",
     "create_answerer",
     "create_embedder",
+    "health_of",
     "lexical_vector",
 ]

@@ -6,15 +6,28 @@ Every vector is a list of `DIMENSIONS` floats with L2 norm 1, so that cosine dis
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from app.core.ai.errors import EmbeddingUnavailable
+import structlog
+
+from app.core import metrics
+from app.core.ai.accounting import cost, count
+from app.core.ai.answering import CHARACTERS_PER_TOKEN
+from app.core.ai.errors import EmbeddingProviderAway, EmbeddingUnavailable
+from app.core.ai.vendor import retry_after
+from app.core.circuit import Circuit, CircuitOpen, State
+from app.core.settings import Ai as AiSettings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+log = structlog.get_logger(__name__)
+
+# Statuses that go away by themselves.
+PASSING = frozenset({408, 409, 429})
 DIMENSIONS = 512
 """Length of every vector. Stored as `halfvec(512)`: 1 KiB a passage; changing it needs a migration and new embeddings."""
 
@@ -50,6 +63,7 @@ class OpenAIEmbedder:
         batch: texts in one request.
         timeout_seconds: deadline of one attempt.
         max_retries: further attempts after the first.
+        settings: of the circuit, the connections and the prices.
     """
 
     def __init__(
@@ -61,8 +75,15 @@ class OpenAIEmbedder:
         batch: int = 64,
         timeout_seconds: float = 20.0,
         max_retries: int = 2,
+        settings: AiSettings | None = None,
     ) -> None:
+        settings = settings or AiSettings()
         self.model = model
+        self.circuit = Circuit(
+            "ai_embeddings", settings.circuit_failures, settings.circuit_seconds, counts=(EmbeddingProviderAway,)
+        )
+        self._settings = settings
+        self._refused: str | None = None
         self._api_key = api_key
         self._base_url = base_url
         self._batch = batch
@@ -74,12 +95,17 @@ class OpenAIEmbedder:
         self._client: AsyncOpenAI | None = None
         self._opening = asyncio.Lock()
 
+    @property
+    def trouble(self) -> str | None:
+        """Why it would fail now, as far as is known without asking; None when nothing is known."""
+        return self._refused or (None if self.circuit.state is State.CLOSED else f"embeddings: {self.circuit.state}")
+
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """See `Embedder.embed`. Texts go in batches, one after the other, so that a long text does not flood
         the provider's rate limit."""
         vectors: list[list[float]] = []
         for start in range(0, len(texts), self._batch):
-            vectors += await self._embed_batch(list(texts[start : start + self._batch]))
+            vectors += await self._account(list(texts[start : start + self._batch]))
         return vectors
 
     async def close(self) -> None:
@@ -96,14 +122,36 @@ class OpenAIEmbedder:
                     # The SDK refuses an empty key, and would look for one in the environment.
                     api_key=self._api_key or "none",
                     base_url=self._base_url,
-                    timeout=self._timeout,
+                    timeout=sdk.Timeout(self._timeout, connect=min(self._settings.connect_seconds, self._timeout)),
                     max_retries=self._max_retries,
                 )
             return self._client
 
+    async def _account(self, texts: list[str]) -> list[list[float]]:
+        started = time.monotonic()
+        outcome = "abandoned"
+        try:
+            async with self.circuit.guard():
+                vectors = await self._embed_batch(texts)
+            outcome, self._refused = "ok", None
+            return vectors
+        except CircuitOpen as error:
+            outcome = "unavailable"
+            raise EmbeddingUnavailable(str(error), float(error.headers["Retry-After"])) from error
+        except EmbeddingProviderAway:
+            outcome = "unavailable"
+            raise
+        except EmbeddingUnavailable as error:
+            outcome, self._refused = "misconfigured", str(error)
+            log.error("ai_embeddings", reason=str(error), advice="look at the key, the address and the model in AI_*")
+            raise
+        finally:
+            metrics.AI_REQUESTS.labels("openai", "embedding", outcome).inc()
+            metrics.AI_SECONDS.labels("openai", "embedding").observe(time.monotonic() - started)
+
     async def _embed_batch(self, texts: list[str]) -> list[list[float]]:
         client = await self._open()
-        from openai import OpenAIError  # loaded by _open, off the event loop
+        from openai import APIStatusError, OpenAIError  # loaded by _open, off the event loop
 
         try:
             async with asyncio.timeout(self._deadline):
@@ -115,12 +163,26 @@ class OpenAIEmbedder:
                     encoding_format="float",  # compatible servers do not all know base64
                 )
         except TimeoutError as error:
-            raise EmbeddingUnavailable(f"no answer from the embedding provider within {self._deadline:g} s") from error
+            raise EmbeddingProviderAway(f"no answer from the embedding provider within {self._deadline:g} s") from error
+        except APIStatusError as error:
+            status = error.status_code
+            kind = EmbeddingProviderAway if status in PASSING or status >= 500 else EmbeddingUnavailable
+            raise kind(
+                f"the embedding provider failed: {_reason(error)}", retry_after(error.response.headers)
+            ) from error
         except OpenAIError as error:
-            raise EmbeddingUnavailable(f"the embedding provider failed: {_reason(error)}") from error
+            raise EmbeddingProviderAway(f"the embedding provider failed: {_reason(error)}") from error
         except (ValueError, TypeError, AttributeError) as error:  # a body that the SDK could not read
-            raise EmbeddingUnavailable("the embedding provider sent an answer that is not an embedding") from error
-        return checked_vectors(getattr(answer, "data", None), expected=len(texts), model=self.model)
+            raise EmbeddingProviderAway("the embedding provider sent an answer that is not an embedding") from error
+        vectors = checked_vectors(getattr(answer, "data", None), expected=len(texts), model=self.model)
+        self._count(answer, texts)
+        return vectors
+
+    def _count(self, answer: Any, texts: list[str]) -> None:
+        tokens = getattr(getattr(answer, "usage", None), "prompt_tokens", None)
+        if not isinstance(tokens, int):
+            tokens = sum(map(len, texts)) // CHARACTERS_PER_TOKEN
+        count("openai", self.model, {"input": tokens}, cost(self._settings, self.model, input_tokens=tokens))
 
 
 def checked_vectors(data: Any, *, expected: int, model: str) -> list[list[float]]:

@@ -6,21 +6,33 @@ and the outbox, is the kind of fault and its HTTP status, as `args`.
 
 from math import ceil
 
-from app.core.errors import Unavailable, UnprocessableContent
+from app.core.errors import AppError, Unavailable, UnprocessableContent
 
 
-class AiUnavailable(Unavailable):
-    """The provider gave nothing usable; the fault is its own, so later may work.
+class AiError(AppError):
+    """No answer.
 
     Attributes:
         args: the reason, for logs and the outbox.
     """
 
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.args = (reason,)
+
+
+class AiUnavailable(AiError, Unavailable):
+    """None of the asker's fault; later may work.
+
+    Attributes:
+        retry_after: seconds that the provider wants to be left alone for, where it said so.
+    """
+
     detail = "Answers cannot be given at the moment. Try again shortly."
 
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        super().__init__()
-        self.args = (reason,)
+        super().__init__(reason)
+        self.retry_after = retry_after
         if retry_after is not None:
             self.headers = {"Retry-After": str(max(1, ceil(retry_after)))}
 
@@ -36,22 +48,26 @@ class AiRateLimited(AiUnavailable):
 
 
 class AiMisconfigured(AiUnavailable):
-    """The provider refuses our key, or does not know the model: a fault of ours that a person has to mend."""
+    """The provider refuses our key or our request, or does not know the model: a person has to mend it."""
 
 
-class AiInterrupted(AiUnavailable):
+class AiProviderAway(AiUnavailable):
+    """The provider does not answer, or not with an answer: what opens its circuit."""
+
+
+class AiInterrupted(AiProviderAway):
     """The answer broke off after its first piece."""
 
     detail = "The answer broke off. Ask again."
 
 
-class AiRefused(UnprocessableContent):
+class AiRefused(AiError, UnprocessableContent):
     """The provider does not answer this, by its rules."""
 
     detail = "The model does not answer this question."
 
 
-class AiInputTooLong(UnprocessableContent):
+class AiInputTooLong(AiError, UnprocessableContent):
     """Question and passages are more than the model reads."""
 
     detail = "The question with its sources is too long for the model."
@@ -61,3 +77,7 @@ class EmbeddingUnavailable(AiUnavailable):
     """The provider gave no usable vectors; the fault is its own or its configuration's, so later may work."""
 
     detail = "Texts cannot be compared at the moment. Try again shortly."
+
+
+class EmbeddingProviderAway(EmbeddingUnavailable):
+    """The provider of vectors does not answer: what opens its circuit."""

@@ -1,27 +1,57 @@
 """The choice of providers by the settings."""
 
+from app.core.ai import claude, openai_protocol
 from app.core.ai.answering import Answerer
 from app.core.ai.embedding import Embedder, OpenAIEmbedder
+from app.core.ai.health import AiHealth, Watched
+from app.core.ai.model import ModelAnswerer
 from app.core.ai.offline import OfflineAnswerer, OfflineEmbedder
+from app.core.ai.vendor import Vendor
 from app.core.settings import Ai as AiSettings
-
-OPENAI_BASE_URL = "https://api.openai.com/v1"
 
 
 def create_embedder(settings: AiSettings) -> Embedder:
     """Build the embedder that `AI_EMBEDDING_PROVIDER` names; opens nothing and imports no SDK."""
-    if settings.embedding_provider == "openai":
-        return OpenAIEmbedder(
-            api_key=settings.openai_api_key.get_secret_value(),
-            base_url=settings.openai_base_url or OPENAI_BASE_URL,
-            model=settings.embedding_model,
-            batch=settings.embedding_batch,
-            timeout_seconds=settings.timeout_seconds,
-            max_retries=settings.max_retries,
+    if settings.embedding_provider == "offline":
+        return OfflineEmbedder()
+    # A key goes to the address that it was given for, and to no other.
+    own = bool(settings.embedding_base_url)
+    return OpenAIEmbedder(
+        api_key=(settings.embedding_api_key if own else settings.openai_api_key).get_secret_value(),
+        base_url=settings.embedding_base_url or settings.openai_base_url or openai_protocol.BASE_URL,
+        model=settings.embedding_model,
+        batch=settings.embedding_batch,
+        timeout_seconds=settings.timeout_seconds,
+        max_retries=settings.max_retries,
+        settings=settings,
+    )
+
+
+def create_answerer(settings: AiSettings) -> Answerer:
+    """Build the answerer that `AI_ANSWER_PROVIDER` names; opens nothing and imports no SDK."""
+    if settings.answer_provider == "offline":
+        return OfflineAnswerer()
+    vendor: Vendor
+    if settings.answer_provider == "claude":
+        vendor = claude.Claude(
+            api_key=settings.claude_api_key.get_secret_value(),
+            base_url=settings.claude_base_url or claude.BASE_URL,
+            connect_seconds=settings.connect_seconds,
+            longest_seconds=settings.answer_seconds,
+            effort=settings.answer_effort,
         )
-    return OfflineEmbedder()
+    else:
+        vendor = openai_protocol.OpenAI(
+            api_key=settings.openai_api_key.get_secret_value(),
+            base_url=settings.openai_base_url or openai_protocol.BASE_URL,
+            connect_seconds=settings.connect_seconds,
+            longest_seconds=settings.answer_seconds,
+            effort=settings.answer_effort,
+        )
+    return ModelAnswerer(vendor, settings)
 
 
-def create_answerer(settings: AiSettings) -> Answerer:  # noqa: ARG001  # the choice follows with the providers
-    """Build the answerer; opens nothing and imports no SDK."""
-    return OfflineAnswerer()
+def health_of(embedder: Embedder, answerer: Answerer) -> AiHealth | None:
+    """What health asks after; None where no real provider is chosen."""
+    watched = [provider for provider in (embedder, answerer) if isinstance(provider, Watched)]
+    return AiHealth(watched) if watched else None

@@ -5,7 +5,7 @@ documentation; `.env.example` is made from it (`make generate`) and a check hold
 its own group (`FeatureSettings`), which goes when the feature goes.
 """
 
-from app.core.settings.ai import Ai
+from app.core.settings.ai import Ai, Price
 from app.core.settings.audit import KEEP_AT_LEAST_DAYS, Audit
 from app.core.settings.auth import Auth
 from app.core.settings.backup import Backup
@@ -47,6 +47,7 @@ __all__ = [
     "Log",
     "Messages",
     "Metrics",
+    "Price",
     "Secrets",
     "Sentry",
     "Settings",

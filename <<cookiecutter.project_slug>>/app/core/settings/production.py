@@ -39,15 +39,26 @@ def production_faults(settings: Settings) -> list[str]:
         faults.append("HTTP_CORS_ORIGINS: * lets every site in; name the origins")
     if "*" in settings.allowed_hosts:
         faults.append("HTTP_ALLOWED_HOSTS: * answers to any name; name the hosts")
-    meaning = any(group.compares_meaning for group in settings.features)
-    if meaning and settings.ai.embedding_provider == "offline" and not settings.ai.allow_offline:
-        faults.append(
-            "AI_EMBEDDING_PROVIDER: offline finds words, not meaning; choose openai, or accept it with AI_ALLOW_OFFLINE=true"
-        )
-    if settings.ai.embedding_provider == "openai" and not (
-        settings.ai.openai_api_key.get_secret_value() or settings.ai.openai_base_url
-    ):
+    return faults + _ai_faults(settings)
+
+
+def _ai_faults(settings: Settings) -> list[str]:
+    ai = settings.ai
+    faults = []
+    if any(group.compares_meaning for group in settings.features) and not ai.allow_offline:
+        if ai.embedding_provider == "offline":
+            faults.append(
+                "AI_EMBEDDING_PROVIDER: offline finds words, not meaning; choose openai, or accept it with AI_ALLOW_OFFLINE=true"
+            )
+        if ai.answer_provider == "offline":
+            faults.append(
+                "AI_ANSWER_PROVIDER: offline quotes and does not answer; choose claude or openai, or accept it with AI_ALLOW_OFFLINE=true"
+            )
+    speaks_openai = ai.answer_provider == "openai" or (ai.embedding_provider == "openai" and not ai.embedding_base_url)
+    if speaks_openai and not (ai.openai_api_key.get_secret_value() or ai.openai_base_url):
         faults.append("AI_OPENAI_API_KEY: missing; set it, or AI_OPENAI_BASE_URL for a server of your own")
+    if ai.answer_provider == "claude" and not (ai.claude_api_key.get_secret_value() or ai.claude_base_url):
+        faults.append("AI_CLAUDE_API_KEY: missing; set it, or AI_CLAUDE_BASE_URL for a server of your own")
     return faults
 
 

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from app.core.ai import (
@@ -375,10 +376,69 @@ async def test_settings_choose_the_provider(monkeypatch: pytest.MonkeyPatch) -> 
         assert server.keys == ["Bearer sk-from-settings"]
 
 
-def test_the_sdk_is_not_loaded_until_it_is_used() -> None:
-    """Importing the module and choosing the provider costs nothing; the SDK takes a second."""
-    code = (
-        "import sys; from app.core.ai import create_embedder; from app.core.settings import Ai;"
-        "create_embedder(Ai(embedding_provider='openai')); sys.exit('openai' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+# The account, the circuit, the address
+
+
+async def test_the_circuit_opens_and_search_goes_on_without_vectors() -> None:
+    """After some failures nobody is asked; the error is the same one, at once."""
+    with serving(500) as server:
+        settings = Ai(circuit_failures=2, circuit_seconds=60)
+        embedder = OpenAIEmbedder(api_key="k", base_url=server.url, model="m", max_retries=0, settings=settings)
+        try:
+            for _ in range(2):
+                with pytest.raises(EmbeddingUnavailable, match="HTTP 500"):
+                    await embedder.embed(["text"])
+            with pytest.raises(EmbeddingUnavailable, match="is open"):
+                await embedder.embed(["text"])
+        finally:
+            await embedder.close()
+        assert len(server.requests) == 2
+        assert embedder.trouble == "embeddings: open"
+
+
+async def test_a_refused_key_is_known_to_health_until_it_is_mended() -> None:
+    """It is no outage, so the circuit stays closed."""
+    with serving(401, "good") as server:
+        embedder = OpenAIEmbedder(api_key="k", base_url=server.url, model="m", max_retries=0)
+        try:
+            with pytest.raises(EmbeddingUnavailable, match="HTTP 401"):
+                await embedder.embed(["text"])
+            assert "HTTP 401" in str(embedder.trouble)
+            await embedder.embed(["text"])
+            assert embedder.trouble is None
+        finally:
+            await embedder.close()
+
+
+async def test_tokens_of_embeddings_are_counted_and_priced() -> None:
+    """As the provider says, or as estimated."""
+    tokens = {"provider": "openai", "model": "text-embedding-3-small", "kind": "input"}
+    before = REGISTRY.get_sample_value("ai_tokens_total", tokens) or 0
+    uncounted = envelope([vector("a")])
+    del uncounted["usage"]
+    with serving("good", uncounted) as server:
+        embedder = OpenAIEmbedder(api_key="k", base_url=server.url, model="text-embedding-3-small")
+        try:
+            await embedder.embed(["text"])
+            assert (REGISTRY.get_sample_value("ai_tokens_total", tokens) or 0) - before == 1
+            await embedder.embed(["text of sixteen."])
+            assert (REGISTRY.get_sample_value("ai_tokens_total", tokens) or 0) - before == 5
+        finally:
+            await embedder.close()
+
+
+async def test_a_key_goes_to_its_own_address_alone() -> None:
+    """A server for embeddings does not receive the key of another one."""
+    for key in ("", "k-of-the-embedder"):
+        with serving("good") as server:
+            chosen = create_embedder(
+                Ai(
+                    embedding_provider="openai",
+                    embedding_base_url=server.url,
+                    embedding_api_key=SecretStr(key),
+                    openai_api_key=SecretStr("sk-of-openai"),
+                )
+            )
+            await chosen.embed(["text"])
+            await chosen.close()
+            assert server.keys == [f"Bearer {key or 'none'}"]

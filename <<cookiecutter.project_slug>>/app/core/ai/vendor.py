@@ -1,0 +1,114 @@
+"""What a vendor's adapter is to the rest: one streamed attempt, and the translation of its faults into ours."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any, Protocol
+
+import structlog
+
+from app.core.ai.answering import Prompt
+from app.core.ai.errors import (
+    AiError,
+    AiInputTooLong,
+    AiMisconfigured,
+    AiProviderAway,
+    AiRateLimited,
+    AiRefused,
+)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the provider says of a call so far; the last report of a stream holds.
+
+    Attributes:
+        input_tokens: everything read, what came from or went to its cache included.
+        output_tokens: everything written, thoughts included.
+        read: of the input, found in the cache.
+        written: of the input, put there.
+        final: the whole call is counted.
+        truncated: it stopped because `max_tokens` were written.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    read: int = 0
+    written: int = 0
+    final: bool = False
+    truncated: bool = False
+
+
+class Vendor(Protocol):
+    """An adapter to one vendor's SDK."""
+
+    @property
+    def provider(self) -> str:
+        """Name in metrics and logs."""
+
+    async def open(self) -> object:
+        """Load the SDK and make its client, once; that takes a second or two of CPU and asks nobody."""
+
+    def stream(self, prompt: Prompt, model: str, max_tokens: int) -> AsyncGenerator[str | Report, None]:
+        """One attempt: pieces of text, possibly empty as a sign of life, and reports. It ends when the answer is whole.
+
+        Raises:
+            AiUnavailable, AiRefused, AiInputTooLong: whatever happens, in our terms.
+        """
+
+    async def close(self) -> None:
+        """Close the connections."""
+
+
+# Status → what it says of us: a key, an account, an address or a model that a person has to look after.
+OUR_FAULTS = frozenset({401, 402, 403, 404})
+# Codes with which a 429 or a 400 says that no money is left, which no waiting mends.
+OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "enforced_spend_limit_reached"})
+TOO_LONG = frozenset({"context_length_exceeded", "string_above_max_length"})
+AGAINST_THE_RULES = frozenset({"content_filter", "content_policy_violation"})
+
+
+def status_fault(provider: str, status: int, code: str, message: str, headers: Any) -> AiError:
+    """Our error for an HTTP status.
+
+    Args:
+        provider: who answered.
+        status: the HTTP status; an error within a stream comes with 200, and its code says what it is.
+        code: the vendor's word for it.
+        message: looked at and not passed on.
+        headers: of the answer; `Retry-After` is believed.
+    """
+    reason = f"{provider} answered HTTP {status}" + (f" ({code})" if code else "")
+    if status in OUR_FAULTS or code in OUT_OF_MONEY:
+        return AiMisconfigured(reason)
+    if status == 429 or code == "rate_limit_error":
+        return AiRateLimited(reason, retry_after(headers))
+    if status == 413 or code in TOO_LONG or "prompt is too long" in message:
+        return AiInputTooLong(reason)
+    if code in AGAINST_THE_RULES:
+        return AiRefused(reason)
+    if status in (408, 409) or status >= 500 or status < 300:
+        return AiProviderAway(reason, retry_after(headers))
+    return AiMisconfigured(reason)
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds that the provider asks us to wait; None when it says nothing that makes sense."""
+    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
+        given = headers.get(name)
+        try:
+            return max(0.0, float(given) / scale)
+        except (TypeError, ValueError):
+            continue
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after")).timestamp() - time())
+    except (TypeError, ValueError):
+        return None
+
+
+def word(value: object) -> str:
+    """A vendor's code if it is one: letters and underscores. A message could quote anything."""
+    return value if isinstance(value, str) and value.replace("_", "").isalnum() and len(value) <= 64 else ""
