@@ -239,7 +239,7 @@ class ModelAnswerer:
         """Count the call and log it, however it ended."""
         if not call.whole and (call.written or call.report):
             self._account(call)
-        outcome = "ok" if call.whole else OUTCOMES.get(type(call.failure), "abandoned")
+        outcome = "ok" if call.whole else _outcome(call.failure)
         seconds = time.monotonic() - call.started
         metrics.AI_REQUESTS.labels(self._vendor.provider, OPERATION, outcome).inc()
         metrics.AI_SECONDS.labels(self._vendor.provider, OPERATION).observe(seconds)
@@ -276,6 +276,12 @@ async def _next(call: _Call, events: Events) -> str | None:
     return None
 
 
+def _outcome(failure: BaseException | None) -> str:
+    """What the metrics call it; whoever asked has left where it is none of ours."""
+    return OUTCOMES.get(type(failure), "abandoned") if failure else "abandoned"
+
+
 def _wait(attempt: int) -> float:
     """Seconds before another attempt: doubled each time, and never the same for all who failed together."""
-    return random.uniform(0.5, 1) * min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)  # noqa: S311  # no secret
+    longest: float = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)
+    return longest * random.uniform(0.5, 1)  # noqa: S311  # no secret

@@ -66,8 +66,7 @@ class OpenAI:
                 messages=[{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.text()}],
                 stream=True,
                 stream_options={"include_usage": True},
-                **{self._limit: max_tokens},
-                **self._options,
+                **self._options | {self._limit: max_tokens},
             )
             async with chunks:
                 finish = ""
