@@ -307,6 +307,16 @@ def _with_resources(service: str, act: "Callable[[Resources], Coroutine[Any, Any
         raise fail(f"{service}: {error.__cause__ or error}") from error
 
 
+@cli.command()
+def metrics_table() -> None:
+    """Rewrite the table of docs/metrics.md as the code says it."""
+    from app.core.metrics import table
+
+    page = ROOT / "docs/metrics.md"
+    prose, _, _ = page.read_text(encoding="utf-8").partition("| metric |")
+    page.write_text(prose + table(), encoding="utf-8")
+
+
 @settings_cli.command()
 def init() -> None:
     """Write .env with fresh secrets, unless it is there."""

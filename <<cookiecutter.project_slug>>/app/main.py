@@ -7,7 +7,6 @@ from types import ModuleType
 
 import structlog
 from fastapi import APIRouter, FastAPI, Response
-from prometheus_client import CollectorRegistry
 from starlette.responses import HTMLResponse
 
 from app.core import health, jwks, metrics
@@ -17,20 +16,18 @@ from app.core.errors import install_error_handlers
 from app.core.logging import announce, configure_logging
 from app.core.messages import sample_messages
 from app.core.middleware import install_middleware
+from app.core.outbox import sample_outbox
 from app.core.project import project
 from app.core.realtime import api as realtime
 from app.core.realtime.hub import open_hub
 from app.core.resources import AppResources, open_resources
 from app.core.settings import Settings, load_settings, redacted
-from app.core.tasks import Queue
 from app.core.telemetry import configure_sentry
 from app.features import modules, settings_of_features
 
 log = structlog.get_logger(__name__)
 
 # How long a scrape waits for what the database has to say; it is given ten seconds in all.
-SAMPLE_SECONDS = 2.0
-
 router = APIRouter(include_in_schema=False)
 ACCESS = {"GET /metrics": Access.INTERNAL}
 DOCS_ACCESS = {"GET /openapi.json": Access.ANYONE, "GET /docs": Access.ANYONE}
@@ -39,23 +36,8 @@ DOCS_ACCESS = {"GET /openapi.json": Access.ANYONE, "GET /docs": Access.ANYONE}
 @router.get("/metrics")
 async def scrape(resources: AppResources) -> Response:
     """For Prometheus, inside the network: nginx lets nobody through to here."""
-    sampled = CollectorRegistry()
-    try:
-        await metrics.sample_broker(sampled, resources.broker.redis, list(Queue))
-    except Exception as error:  # noqa: BLE001  # the other numbers matter most when a part is away
-        log.warning("broker_not_sampled", error=repr(error))
-        sampled = CollectorRegistry()
-    try:
-        async with asyncio.timeout(SAMPLE_SECONDS):
-            await sample_messages(sampled, resources.db)
-    except Exception as error:  # noqa: BLE001  # as above
-        log.warning("messages_not_sampled", error=repr(error))
-    for module in modules("metrics"):
-        try:
-            async with asyncio.timeout(SAMPLE_SECONDS):
-                metrics.register_sampled(sampled, await module.sample(resources))
-        except Exception as error:  # noqa: BLE001  # as above
-            log.warning("feature_not_sampled", module=module.__name__, error=repr(error))
+    metrics.observe(resources)
+    sampled = await metrics.sampled(resources, samplers())
     return Response(metrics.exposition(sampled), media_type=metrics.CONTENT_TYPE)
 
 
@@ -76,9 +58,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with open_resources(settings) as resources, open_hub(settings, resources.events) as hub:
             app.state.resources = resources
             app.state.hub = hub
+            metrics.note_build(settings)
+            watching = asyncio.create_task(metrics.watch(resources))
             announce("started", settings=redacted(settings))
             yield
             announce("stopping")
+            watching.cancel()
 
     configure_logging(settings, "api")
     configure_sentry(settings, "api")
@@ -100,6 +85,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         add_docs(app)
     guard(app, access_table(settings))
     return app
+
+
+def samplers() -> list[metrics.Sampler]:
+    """Who is asked at every scrape, core first: a feature's is `sample` in its `metrics.py`."""
+    return [
+        metrics.sample_broker,
+        sample_outbox,
+        sample_messages,
+        *(module.sample for module in modules("metrics") if hasattr(module, "sample")),
+    ]
 
 
 def modules_with_routes() -> list[ModuleType]:

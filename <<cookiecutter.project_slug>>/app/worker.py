@@ -51,6 +51,7 @@ class Process:
         self._runner = asyncio.Runner()
         self._opened = open_resources(self._settings)
         self._resources = self._runner.run(self._opened.__aenter__())
+        metrics.note_build(self._settings)
 
     def run(self, task: Task[Any], task_id: UUID, args: Sequence[Any]) -> str:
         """Work off one message."""

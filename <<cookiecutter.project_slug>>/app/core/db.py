@@ -256,6 +256,11 @@ class Database:
                 async with server.read() as session:
                     yield session
 
+    @property
+    def engines(self) -> list[AsyncEngine]:
+        """Whatever holds a pool of connections."""
+        return [self.engine]
+
     async def check(self) -> None:
         """Raise when the primary does not answer."""
         await self.primary.check()

@@ -114,9 +114,11 @@ class Edge:
                 self._complete(message, current)
             await send(message)
 
+        metrics.in_progress.value += 1
         try:
             await self.app(scope, receive, send_with_headers)
         finally:
+            metrics.in_progress.value -= 1
             self._record(scope, current, status or 500, time.perf_counter() - started)
 
     def _complete(self, message: Message, current: str) -> None:

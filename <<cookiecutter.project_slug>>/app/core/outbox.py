@@ -18,15 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from prometheus_client import CollectorRegistry
 from sqlalchemy import ColumnElement, DateTime, Index, Text, and_, case, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.core import metrics
 from app.core.db import Base, CreatedAt, Database, PrimaryId
 from app.core.settings import Tasks as TaskSettings
+
+if TYPE_CHECKING:
+    from app.core.resources import Resources
 
 MAX_RETRY_SECONDS = 3600.0
 SWEEP_BATCH = 500
@@ -221,3 +226,14 @@ class Outbox:
 def _dead(ids: Sequence[UUID] | None) -> ColumnElement[bool]:
     dead = OutboxTask.state == State.DEAD
     return dead if ids is None else and_(dead, OutboxTask.id.in_(ids))
+
+
+async def sample_outbox(registry: CollectorRegistry, resources: "Resources") -> None:
+    """For metrics: how many tasks wait or are dead, and since when the oldest waits."""
+    age = func.extract("epoch", func.max(func.now() - OutboxTask.created_at))
+    async with resources.db.read() as session:
+        rows = (await session.execute(select(OutboxTask.state, func.count(), age).group_by(OutboxTask.state))).all()
+    metrics.OUTBOX_TASKS.put(registry, dict.fromkeys(State, 0) | {state: count for state, count, _ in rows})
+    metrics.OUTBOX_OLDEST.put(
+        registry, {"": max((float(age) for state, _, age in rows if state != State.DEAD), default=0.0)}
+    )

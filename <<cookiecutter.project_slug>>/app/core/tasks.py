@@ -159,7 +159,13 @@ def enqueue(session: AsyncSession, task: Task[P], *args: P.args, **kwargs: P.kwa
 
 
 class Publisher:
-    """Sends messages to the broker without holding up the event loop."""
+    """Sends messages to the broker without holding up the event loop.
+
+    Attributes:
+        queues: the names of all queues.
+    """
+
+    queues = tuple(queue.value for queue in Queue)
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -1,9 +1,11 @@
 """Metrics: right whichever process answers, and of those that are gone."""
 
+import contextlib
 import os
 import re
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from app.core import metrics
+from app.core.project import ROOT
 from app.core.tasks import enqueue
 
 if TYPE_CHECKING:
@@ -54,8 +58,24 @@ def test_several_processes_count_together(run_service: "RunService", free_port: 
     for number in range(40):
         assert get(f"/api/v1/probe/things/{number}").status_code == 200
     assert {sample(get("/metrics").text, name) for _ in range(8)} == {40.0}
-    os.kill(serving(service.process.pid)[0], signal.SIGKILL)
+    with ThreadPoolExecutor(6) as clients:
+        held = [clients.submit(get, "/api/v1/probe/slow") for _ in range(6)]
+        # Both processes hold some, and the scrape is one more; each writes its number down every two seconds.
+        until(lambda: sample(get("/metrics").text, "http_requests_in_progress") == 7)
+        pids = serving(service.process.pid)
+        text = get("/metrics").text
+        for name_of in ("resident_memory_bytes", "cpu_seconds", "open_fds", "uptime_seconds"):
+            assert all(sample(text, f'service_process_{name_of}{{pid="{pid}"}}') > 0 for pid in pids), name_of
+        # Whoever answers has left: no more than what the other one holds.
+        os.kill(pids[0], signal.SIGKILL)
+        until(up)
+        until(lambda: sample(get("/metrics").text, "http_requests_in_progress") < 7)
+        assert f'pid="{pids[0]}"' not in get("/metrics").text
+        for pid in serving(service.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert all(client.exception() for client in held)
     until(up)
+    assert sample(get("/metrics").text, "http_requests_in_progress") <= 2
     sent = 0
 
     def twenty_more() -> bool:
@@ -71,7 +91,9 @@ def test_several_processes_count_together(run_service: "RunService", free_port: 
     assert len(seen) == 1
     # A request that the killed process had counted and not answered may be among them.
     assert 60.0 <= seen.pop() <= 61.0
-    assert "pid=" not in get("/metrics").text
+    others = [line for line in get("/metrics").text.splitlines() if not line.startswith("service_process_")]
+    assert "pid=" not in "".join(others)
+    assert 'environment="development"' in next(line for line in others if line.startswith("service_build_info{"))
 
 
 async def test_queues_and_workers_are_sampled(
@@ -139,3 +161,52 @@ async def test_tasks_and_cache_are_counted(web: httpx.AsyncClient, resources: "R
     after = (await web.get("/metrics")).text
     grown = {key: sample(after, name) - sample(before, name) for key, name in names.items()}
     assert grown == {"hit": 2, "miss": 1, "skipped": 1, "seconds": 1}
+
+
+async def test_the_outbox_is_sampled(web: httpx.AsyncClient, resources: "Resources", probe: ModuleType) -> None:
+    """How many tasks wait, which are dead, and how old the oldest is that somebody still waits for."""
+    from sqlalchemy import text
+
+    nothing = (await web.get("/metrics")).text
+    assert sample(nothing, "task_outbox_oldest_seconds") == 0
+    assert 'task_outbox_tasks{state="dead"} 0' in nothing
+    async with resources.db.transaction() as session:
+        for number in range(3):
+            enqueue(session, probe.note, str(number))
+    async with resources.db.transaction() as session:
+        await session.execute(
+            text("UPDATE task_outbox SET created_at = now() - interval '1 hour' WHERE args = '[\"0\"]'")
+        )
+        await session.execute(
+            text("UPDATE task_outbox SET created_at = now() - interval '1 day', state = 'dead' WHERE args = '[\"1\"]'")
+        )
+    written = (await web.get("/metrics")).text
+    assert sample(written, 'task_outbox_tasks{state="dead"}') == 1
+    assert 3600 <= sample(written, "task_outbox_oldest_seconds") < 3700
+
+
+async def test_the_pool_is_observed(resources: "Resources", web: httpx.AsyncClient) -> None:
+    """Open connections, those in use, and who waits for one."""
+    import asyncio
+
+    settings = resources.settings.database
+    most = settings.pool_size + settings.pool_overflow
+    names = ("db_pool_connections", "db_pool_in_use", "db_pool_waiting")
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(most):
+            await held.enter_async_context(resources.db.engine.connect())
+        waiting = asyncio.create_task(resources.db.check())
+        await asyncio.sleep(0)
+        metrics.observe(resources)
+        text = metrics.exposition().decode()
+        assert [sample(text, name) for name in names] == [most, most, 1]
+    await waiting
+    text = (await web.get("/metrics")).text
+    assert [sample(text, name) for name in names[1:]] == [0, 0]
+
+
+def test_the_page_of_metrics_is_the_code() -> None:
+    """docs/metrics.md is what `make generate` writes now, and every metric says what it means."""
+    page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    assert page.endswith("\n\n" + metrics.table())
+    assert "|  |\n" not in metrics.table()

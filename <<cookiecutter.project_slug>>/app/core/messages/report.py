@@ -1,15 +1,18 @@
 """Looking at messages: for tests, for people at a terminal, for metrics."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import metrics
-from app.core.db import Database
 from app.core.messages.kinds import Channel, Message, parse
 from app.core.messages.models import Lane, MessageRow, State
+
+if TYPE_CHECKING:
+    from app.core.resources import Resources
 
 
 async def kept(session: AsyncSession, channel: Channel | None = None) -> list[Message]:
@@ -33,12 +36,12 @@ async def newest(
     return (await session.scalars(query.order_by(MessageRow.id.desc()).limit(limit))).all()
 
 
-async def sample_messages(registry: CollectorRegistry, db: Database) -> None:
-    """Put how many messages wait, and which channels are down, into `registry`."""
+async def sample_messages(registry: CollectorRegistry, resources: "Resources") -> None:
+    """How many messages wait, and which channels are down."""
     waiting: dict[str, float] = dict.fromkeys(Channel, 0)
     down: dict[str, float] = dict.fromkeys(Channel, 0)
     open_states = [State.QUEUED, State.SENDING]
-    async with db.read() as session:
+    async with resources.db.read() as session:
         counted = await session.execute(
             select(MessageRow.channel, func.count())
             .where(MessageRow.state.in_(open_states))
@@ -48,7 +51,5 @@ async def sample_messages(registry: CollectorRegistry, db: Database) -> None:
             waiting[Channel(channel)] = count
         for channel in await session.scalars(select(Lane.channel).where(Lane.failures > 0)):
             down[Channel(channel)] = 1
-    metrics.sampled(registry, "messages_waiting", "Messages not sent yet.", "channel", waiting)
-    metrics.sampled(
-        registry, "message_channel_down", "1 while the last delivery by this channel failed.", "channel", down
-    )
+    metrics.MESSAGES_WAITING.put(registry, waiting)
+    metrics.CHANNEL_DOWN.put(registry, down)

@@ -1,11 +1,9 @@
 """What Prometheus learns of documents."""
 
-from collections.abc import Iterable
-
-from prometheus_client import Counter
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter
 from sqlalchemy import func, select, text
 
+from app.core.metrics import Sample
 from app.core.resources import Resources
 from app.features.documents.models import Document, Status
 
@@ -20,7 +18,11 @@ SWEPT = Counter(
 SAMPLE_SECONDS = 60
 
 
-async def sample(resources: Resources) -> Iterable[Metric]:
+DOCUMENTS = Sample("documents", "Documents, by how far they have come.", "status")
+PASSAGES = Sample("document_passages", "Passages that can be found, about.")
+
+
+async def sample(registry: CollectorRegistry, resources: Resources) -> None:
     """Documents by status, and passages (as the planner estimates them)."""
 
     async def count() -> dict[str, float]:
@@ -37,8 +39,5 @@ async def sample(resources: Resources) -> Iterable[Metric]:
             return found | {"passages": float((await session.execute(estimate)).scalar_one())}
 
     counted: dict[str, float] = await resources.cache.get_or_set("documents:metrics", count, SAMPLE_SECONDS)
-    documents = GaugeMetricFamily("documents", "Documents, by how far they have come.", labels=["status"])
-    for status in Status:
-        documents.add_metric([status.value], counted.get(status, 0.0))
-    passages = GaugeMetricFamily("document_passages", "Passages that can be found, about.", value=counted["passages"])
-    return [documents, passages]
+    DOCUMENTS.put(registry, {status.value: counted.get(status, 0.0) for status in Status})
+    PASSAGES.put(registry, {"": counted["passages"]})
