@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from app.core.cache import Cache
+from app.core.cache import Cache, cached
+from app.core.circuit import State
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
+    from app.core.settings import Settings
     from tests.core.conftest import SettingsWith, Without
+
+# So that a change of the keys is noticed: it empties every cache at the next deploy.
+KNOWN = "3a44dc33bb74410a358339c3c2701d34"
 
 
 class Maker:
@@ -24,6 +29,21 @@ class Maker:
     async def __call__(self) -> Any:
         """Make it."""
         self.calls += 1
+        return self.value
+
+
+class Slow(Maker):
+    """Says when it has begun, and goes on when it is told."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self) -> Any:
+        """Make it."""
+        self.calls += 1
+        self.begun.set()
+        await self.go.wait()
         return self.value
 
 
@@ -80,16 +100,22 @@ async def test_a_dead_redis_costs_no_time(settings_with: "SettingsWith", dead_po
     await cache.close()
 
 
-async def test_a_silent_redis_costs_its_deadline(resources: "Resources", hung: "Without") -> None:
-    """Half a second, not the seconds that the client would try again for; requests at the same time do not add up."""
-    await resources.cache.get_or_set("x", Maker(1))
+async def test_a_silent_redis_costs_a_few_their_deadline(settings: "Settings", hung: "Without") -> None:
+    """Half a second, and only until the circuit opens; then nobody waits for it, and later it is used again."""
+    cache = Cache(settings.cache)
     make = Maker(7)
     with hung("cache"):
         began = time.monotonic()
-        assert await asyncio.gather(*(resources.cache.get_or_set("x", make) for _ in range(20))) == [7] * 20
-        assert time.monotonic() - began < 2
-    assert make.calls == 20
-    assert await resources.cache.get_or_set("x", make) == 1
+        assert await asyncio.gather(*(cache.get_or_set("one", make) for _ in range(20))) == [7] * 20
+        assert make.calls == 1
+        await asyncio.gather(*(cache.get_or_set(f"x{number}", make) for number in range(10)))
+        assert time.monotonic() - began < 4
+        assert cache.circuit.state == State.OPEN
+        began = time.monotonic()
+        for number in range(50):
+            await cache.get_or_set(f"y{number}", make)
+        assert time.monotonic() - began < 0.5
+    await cache.close()
 
 
 async def test_a_restart_of_redis_is_not_noticed(resources: "Resources", without: "Without") -> None:
@@ -98,6 +124,130 @@ async def test_a_restart_of_redis_is_not_noticed(resources: "Resources", without
     await asyncio.to_thread(_restart, without)
     await resources.cache.get_or_set("x", Maker(2))
     assert await resources.cache.get_or_set("x", Maker(3)) == 2
+
+
+async def test_many_at_once_make_it_once(settings: "Settings", resources: "Resources") -> None:
+    """In a process and among processes: each `Cache` here is one of them."""
+    make = Slow(1)
+    other = Cache(settings.cache)
+    asked = [cache.get_or_set("x", make) for cache in (resources.cache, other) for _ in range(20)]
+    waiting = asyncio.gather(*asked)
+    await make.begun.wait()
+    await asyncio.sleep(0.05)  # the other process has looked meanwhile
+    make.go.set()
+    assert await waiting == [1] * 40
+    assert make.calls == 1
+    await other.close()
+
+
+async def test_who_gives_up_waiting_does_not_end_it_for_others(resources: "Resources") -> None:
+    """The first one to ask is not the owner of the work."""
+    make = Slow(1)
+    first = asyncio.create_task(resources.cache.get_or_set("x", make))
+    await make.begun.wait()
+    second = asyncio.create_task(resources.cache.get_or_set("x", make))
+    await asyncio.sleep(0)
+    first.cancel()
+    make.go.set()
+    assert await second == 1
+    assert make.calls == 1
+
+
+async def test_a_maker_that_died_is_not_waited_for(settings: "Settings", resources: "Resources") -> None:
+    """One that failed lets the next one try at once; the lock of one that was killed ends by itself."""
+    make = Slow(1)
+    other = Cache(settings.cache)
+
+    async def fail() -> None:
+        make.begun.set()
+        await make.go.wait()
+        raise ValueError("mine")
+
+    failing = asyncio.create_task(resources.cache.get_or_set("x", fail))
+    await make.begun.wait()
+    asked = asyncio.create_task(other.get_or_set("x", Maker(2)))
+    await asyncio.sleep(0.02)
+    make.go.set()
+    with pytest.raises(ValueError, match="mine"):
+        await failing
+    assert await asked == 2
+    assert await resources.cache.redis.set("y:lock", "a killed one", nx=True, px=200)
+    assert await other.get_or_set("y", Maker(3)) == 3
+    await other.close()
+
+
+async def test_what_was_made_before_forgetting_is_not_kept(resources: "Resources") -> None:
+    """Who asks after it gets a new value, though the old one comes later."""
+    make = Slow("old")
+    first = asyncio.create_task(resources.cache.get_or_set("x", make))
+    await make.begun.wait()
+    await resources.cache.forget("x")
+    assert await resources.cache.get_or_set("x", Maker("new")) == "new"
+    make.go.set()
+    assert await first == "old"
+    assert await resources.cache.get_or_set("x", Maker("newer")) == "new"
+
+
+async def test_a_decorated_function(resources: "Resources") -> None:
+    """One value for the same arguments, however they are given; another for others."""
+    calls: list[tuple[int, str]] = []
+
+    @cached("test.price", ttl_seconds=60)
+    async def price(resources: "Resources", number: int, unit: str = "EUR") -> tuple[int, str]:
+        calls.append((number, unit))
+        return number, unit
+
+    for _ in range(2):
+        # A list and not a tuple, the first time as well: it comes back from JSON.
+        assert await price(resources, 1) == [1, "EUR"]  # type: ignore[comparison-overlap]
+        await price(resources, 1, "EUR")
+        await price(resources, unit="EUR", number=1)
+        await price(resources, 1, unit="USD")
+        await price(resources, 2)
+    assert calls == [(1, "EUR"), (1, "USD"), (2, "EUR")]
+    assert price.key(1) == "cache:test.price:v1:" + price.key(1).rpartition(":")[2]
+    await price.forget(resources, 1)
+    await price(resources, 1)
+    await price(resources, 2)
+    assert calls[3:] == [(1, "EUR")]
+    await price.forget_all(resources)
+    await price(resources, 1)
+    await price(resources, 2)
+    assert calls[4:] == [(1, "EUR"), (2, "EUR")]
+    # A generation that was evicted must not bring back values from before.
+    await resources.cache.redis.delete("cache:test.price:v1:generation")
+    await price(resources, 1)
+    assert calls[6:] == [(1, "EUR")]
+
+
+def test_keys_are_stable() -> None:
+    """The same in every process and after every restart; another version is another namespace."""
+
+    async def function(_: "Resources", what: Any) -> Any:
+        return what
+
+    key = cached("test.any")(function).key({"b": 1, "a": [None, True]})
+    assert key == "cache:test.any:v1:" + KNOWN
+    assert key == cached("test.any")(function).key({"a": [None, True], "b": 1})
+    assert key != cached("test.any", version=2)(function).key({"b": 1, "a": [None, True]})
+    with pytest.raises(TypeError):
+        cached("test.any")(function).key(object())
+
+
+async def test_lives_differ(resources: "Resources") -> None:
+    """What was kept in the same moment does not end in the same one."""
+    for number in range(20):
+        await resources.cache.get_or_set(f"x{number}", Maker(1), ttl_seconds=1000)
+    lives = {await resources.cache.redis.ttl(f"x{number}") for number in range(20)}
+    assert len(lives) > 5
+    assert min(lives) >= 890
+    assert max(lives) <= 1000
+
+
+async def test_what_cannot_be_read_is_made_again(resources: "Resources") -> None:
+    """As what another program left under the name."""
+    await resources.cache.redis.set("x", "what is this")
+    assert await resources.cache.get_or_set("x", Maker(1)) == 1
 
 
 def _restart(without: "Without") -> None:
