@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from app.features.documents.extraction import Section
+from app.features.documents.extraction import Limits, MediaType, Section, UnreadableError, extract
 
 _SPACE = re.compile(r"\s")
 # Where a text may be cut, best first: paragraphs, then sentences and lines (the escapes are the full stop, exclamation
@@ -51,6 +51,30 @@ def passages(sections: Iterable[Section], *, characters: int, overlap: int) -> I
             if text:
                 yield Passage(position, text, section.heading, section.page)
                 position += 1
+
+
+def cut(
+    data: bytes, media_type: MediaType, limits: Limits, *, characters: int, overlap: int, most: int
+) -> list[Passage]:
+    """The passages of a file.
+
+    Args:
+        data: the whole file.
+        media_type: what `detect` said it is.
+        limits: how much it may unfold to.
+        characters: length of the longest passage.
+        overlap: see `passages`.
+        most: more passages are not taken.
+
+    Raises:
+        UnreadableError: the file cannot be read, or makes too many.
+    """
+    found: list[Passage] = []
+    for passage in passages(extract(data, media_type, limits), characters=characters, overlap=overlap):
+        if len(found) == most:
+            raise UnreadableError(f"The file makes more than {most:,} passages.")
+        found.append(passage)
+    return found
 
 
 def spans(text: str, characters: int, overlap: int) -> Iterator[tuple[int, int]]:

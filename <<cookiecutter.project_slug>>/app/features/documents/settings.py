@@ -57,6 +57,19 @@ class DocumentsSettings(FeatureSettings):
     )
     max_pages: int = Field(default=2000, gt=0, description="Most pages of a PDF.")
     max_characters: int = Field(default=5_000_000, gt=0, description="Most characters of text in one file.")
+    max_unpacked_bytes: int = Field(
+        default=100_000_000,
+        gt=0,
+        description="Most bytes that a Word document may unfold to; a bomb unfolds to a thousand times its size.",
+    )
+    extract_seconds: int = Field(
+        default=120,
+        ge=1,
+        description="Processor time for reading one file, in a process of its own. A PDF of 2,000 pages takes about a minute.",
+    )
+    extract_memory_mb: int = Field(
+        default=1024, ge=128, description="Address space of that process; a usual file takes a tenth of it."
+    )
     max_passages: int = Field(default=20_000, gt=0, description="Most passages of one file; each costs an embedding.")
     passage_characters: int = Field(default=1000, ge=200, le=4000, description="Length of the longest passage.")
     passage_overlap: int = Field(

@@ -5,6 +5,7 @@ import random
 import time
 import zipfile
 import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -19,7 +20,7 @@ from app.features.documents.extraction import (
 )
 from app.features.documents.extraction.html import MAX_TAGS
 from app.features.documents.extraction.text import clean, clean_line, shorten
-from tests.features.documents.samples import deflated_zeros, pdf, raw_pdf
+from tests.features.documents.samples import deflated_zeros, paragraph, pdf, raw_docx, raw_pdf
 
 LIMITS = Limits(pages=50, characters=200_000)
 
@@ -60,6 +61,7 @@ def archive() -> bytes:
         (b"<h1>Fragment</h1><p>Hello</p>", MediaType.HTML),
         (b"%PDF-1.4 whatever follows", MediaType.PDF),
         pytest.param(pdf(["Hello"]), MediaType.PDF, id="real-pdf"),
+        pytest.param(raw_docx(paragraph("Hello")), MediaType.DOCX, id="docx"),
     ],
 )
 def test_the_kind_is_found_from_the_content(data: bytes, expected: MediaType) -> None:
@@ -75,6 +77,14 @@ def test_the_kind_is_found_from_the_content(data: bytes, expected: MediaType) ->
         pytest.param(b"MZ" + bytes(64), id="windows-program"),
         pytest.param(b"\x7fELF\x02\x01\x01" + bytes(64), id="linux-program"),
         pytest.param(archive(), id="zip"),
+        pytest.param(raw_docx("", kind="application/vnd.ms-word.document.macroEnabled.main+xml"), id="docm"),
+        pytest.param(raw_docx("", more={"word/vbaProject.bin": b"x"}), id="docx-with-macros"),
+        pytest.param(raw_docx("", kind="application/vnd.openxmlformats-officedocument.other+xml"), id="other-office"),
+        pytest.param(raw_docx("", more={"../../etc/cron.d/x": b"x"}), id="docx-climbing-out"),
+        pytest.param(raw_docx("", more={"/etc/passwd": b"x"}), id="docx-from-the-root"),
+        pytest.param(raw_docx("")[:-40], id="docx-cut-off"),
+        pytest.param(b"PK\x03\x04" + bytes(100), id="zip-by-name-only"),
+        pytest.param(raw_docx("", more={f"{n:0200}": b"" for n in range(5000)}), id="docx-with-a-giant-listing"),
         pytest.param(b"text with a \x00 in it", id="nul"),
         pytest.param("caf\u00e9".encode("latin-1"), id="not-utf-8"),
         pytest.param(b"\xff\xfe\x00", id="half-a-character"),
@@ -97,6 +107,10 @@ def test_other_kinds_are_refused(data: bytes) -> None:
     [
         pytest.param(pdf(["Hello"]) + archive(), id="zip-after-pdf"),
         pytest.param(archive() + pdf(["Hello"]), id="pdf-after-zip"),
+        pytest.param(raw_docx(paragraph("x")) + b"MZ" + bytes(64), id="program-after-docx"),
+        pytest.param(b"MZ" + bytes(64) + raw_docx(paragraph("x")), id="docx-after-program"),
+        pytest.param(pdf(["Hello"]) + raw_docx(paragraph("x")), id="docx-after-pdf"),
+        pytest.param(b"PK\x03\x04%PDF-1.7\n" + raw_docx(paragraph("x")), id="pdf-within-docx"),
         pytest.param(pdf(["Hello"]) + b"MZ" + bytes(range(256)) * 8, id="program-after-pdf"),
         pytest.param(b"GIF89a" + pdf(["Hello"]), id="pdf-after-gif"),
         pytest.param(b"<html><script>alert(1)</script>\n%PDF-1.7\n1 0 obj\nstartxref\n0\n%%EOF", id="html-before-pdf"),
@@ -219,6 +233,141 @@ def test_html_keeps_headings_and_drops_what_is_not_read() -> None:
         Section("One\ntwo bold.\n\nBlock of words\n\nafter\n\na\nb", "Fish & chips"),
         Section("Cod 9 EUR", "Fish & chips > Prices"),
     ]
+
+
+def test_word_keeps_headings_lists_and_tables() -> None:
+    """Styles by their built-in names, whatever language of Word wrote them; outline levels; rows of tables on lines."""
+    table = "<w:tbl><w:tr>{}{}</w:tr><w:tr>{}{}</w:tr></w:tbl>".format(
+        *(f"<w:tc>{paragraph(text)}</w:tc>" for text in ("Fish", "Price", "Cod", "9 EUR"))
+    )
+    item = "<w:p><w:pPr><w:numPr/></w:pPr><w:r><w:t>one</w:t></w:r></w:p>"
+    body = "".join(
+        [
+            paragraph("Before."),
+            paragraph("Handbook", "Titel"),
+            paragraph("Leave", "berschrift1"),
+            paragraph("Thirty days."),
+            item,
+            paragraph("Parents", "berschrift2"),
+            paragraph("More."),
+            paragraph("Detail", "Own"),
+            table,
+            paragraph("Prices", "berschrift1"),
+            "<w:p><w:pPr><w:outlineLvl w:val='1'/></w:pPr><w:r><w:t>By outline</w:t></w:r></w:p>",
+            paragraph("End.", "Unknown"),
+        ]
+    )
+    assert read(raw_docx(body)) == [
+        Section("Before."),
+        Section("Handbook", "Handbook"),
+        Section("Thirty days.\n- one", "Handbook > Leave"),
+        Section("More.", "Handbook > Leave > Parents"),
+        Section("Fish | Price\nCod | 9 EUR", "Handbook > Leave > Parents > Detail"),
+        Section("Handbook > Prices", "Handbook > Prices"),
+        Section("End.", "Handbook > Prices > By outline"),
+    ]
+
+
+def test_word_shows_what_a_reader_sees() -> None:
+    """Text in content controls and insertions is there; deleted text and fallbacks, which repeat it, are not."""
+    run = "<w:r><w:t>{}</w:t></w:r>"
+    body = (
+        f"<w:sdt><w:sdtContent>{paragraph('Controlled.')}</w:sdtContent></w:sdt>"
+        f"<w:p><w:ins>{run.format('New')}</w:ins><w:del><w:r><w:delText>old</w:delText></w:r></w:del>"
+        f"<w:r><w:tab/><w:t>text</w:t><w:br/><w:t>next</w:t></w:r>"
+        f"<mc:AlternateContent><mc:Choice>{run.format('!')}</mc:Choice><mc:Fallback>{run.format('?')}</mc:Fallback>"
+        "</mc:AlternateContent></w:p>"
+    )
+    assert read(raw_docx(body)) == [Section("Controlled.\nNew text\nnext!")]
+
+
+def test_a_document_of_word_itself_is_read() -> None:
+    """What the library writes, with the styles that Word has."""
+    from docx import Document
+
+    document = Document()
+    document.add_heading("Guide", 1)
+    document.add_paragraph("An item", style="List Bullet")
+    document.add_table(1, 2).rows[0].cells[0].text = "Cell"
+    buffer = io.BytesIO()
+    document.save(buffer)
+    assert read(buffer.getvalue()) == [Section("An item\nCell", "Guide")]
+
+
+def packed(data: bytes, change: Callable[[bytearray], None]) -> bytes:
+    """The bytes with something changed by hand."""
+    changed = bytearray(data)
+    change(changed)
+    return bytes(changed)
+
+
+def lie_about_sizes(data: bytearray) -> None:
+    """Say of the document's own text that it unfolds to ten bytes."""
+    place = data.find(b"PK\x01\x02")
+    while place >= 0:
+        if data[place + 46 :].startswith(b"word/document.xml"):
+            data[place + 24 : place + 28] = (10).to_bytes(4, "little")
+        place = data.find(b"PK\x01\x02", place + 4)
+
+
+def overlap(data: bytearray) -> None:
+    """Have every entry of the listing say that it is as long as the whole file."""
+    place = data.find(b"PK\x01\x02")
+    while place >= 0:
+        data[place + 20 : place + 24] = len(data).to_bytes(4, "little")
+        place = data.find(b"PK\x01\x02", place + 4)
+
+
+def encrypt(data: bytearray) -> None:
+    """Mark the document's own text as encrypted."""
+    place = data.find(b"PK\x01\x02")
+    while place >= 0:
+        if data[place + 46 :].startswith(b"word/document.xml"):
+            data[place + 8] |= 1
+        place = data.find(b"PK\x01\x02", place + 4)
+
+
+LAUGHS = "<!DOCTYPE x [<!ENTITY a '{}'>{}]>".format(
+    "ha" * 50, "".join(f"<!ENTITY {chr(n + 1)} '{f'&{chr(n)};' * 20}'>" for n in range(ord("a"), ord("j")))
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(raw_docx(paragraph("x"), more={"bomb.xml": bytes(120_000_000)}), "unfolds", id="bomb"),
+        pytest.param(raw_docx(paragraph("x"), more={f"{n}": b"" for n in range(5001)}), "unfolds", id="entries"),
+        pytest.param(packed(raw_docx(paragraph("x")), overlap), "unfolds", id="overlapping"),
+        pytest.param(packed(raw_docx(paragraph("x")), encrypt), "password", id="encrypted"),
+        pytest.param(raw_docx("<w:p><w:unclosed>"), "damaged", id="no-xml"),
+        pytest.param(raw_docx("<w:p>" * 3000 + "</w:p>" * 3000), "damaged", id="nested"),
+        pytest.param(raw_docx(""), "no text", id="empty"),
+        pytest.param(raw_docx(paragraph("&j;"), doctype=LAUGHS), "damaged|no text", id="billion-laughs"),
+        pytest.param(raw_docx(paragraph("word " * 50_000)), "more than 200,000 characters", id="long"),
+    ],
+)
+def test_a_word_document_that_cannot_be_read_says_why(data: bytes, message: str) -> None:
+    """Bombs, tricks and damage end in a message for the owner, and soon."""
+    started = time.monotonic()
+    with pytest.raises(UnreadableError, match=message):
+        extract(data, MediaType.DOCX, LIMITS)
+    assert time.monotonic() - started < 10
+
+
+def test_an_archive_that_lies_about_its_sizes_unfolds_no_further() -> None:
+    """What an entry announces is all that is ever unpacked of it."""
+    with pytest.raises(UnreadableError, match="damaged"):
+        read(packed(raw_docx(paragraph("word " * 30_000)), lie_about_sizes))
+
+
+def test_entities_bring_nothing_in() -> None:
+    """Neither a file of this machine nor an address is read for a document."""
+    doctype = '<!DOCTYPE x [<!ENTITY secret SYSTEM "file:///etc/passwd"><!ENTITY net SYSTEM "http://127.0.0.1:9/">]>'
+    try:
+        text = str(read(raw_docx(paragraph("&secret;&net;Visible."), doctype=doctype)))
+    except UnreadableError:
+        return
+    assert "root:" not in text
 
 
 def test_an_unclosed_heading_loses_no_text() -> None:

@@ -1,6 +1,9 @@
 """What a file is, judged by its bytes."""
 
+import io
 import re
+import zipfile
+import zlib
 from itertools import islice
 
 from app.features.documents.extraction.base import MediaType, UnsupportedError
@@ -34,6 +37,11 @@ _SAMPLE = 65_536
 _ZIP_END = b"PK\x05\x06"
 _ZIP_TAIL = 66_000
 _PDF_TAIL = 1024
+# The record itself, where no comment follows, and the longest listing of an archive that is worth reading.
+_ZIP_END_BYTES = 22
+_ZIP_LISTING = 1_000_000
+_ENCRYPTED = 0x1
+_WORD_DOCUMENT = b"application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
 
 
 def detect(data: bytes) -> MediaType:
@@ -46,6 +54,9 @@ def detect(data: bytes) -> MediaType:
     if data.startswith(b"%PDF-"):
         _refuse_attachment(data)
         return MediaType.PDF
+    if data.startswith(b"PK\x03\x04"):
+        _refuse_other_archives(data)
+        return MediaType.DOCX
     text = decode(data)
     if text is None:
         raise UnsupportedError
@@ -67,6 +78,32 @@ def _refuse_attachment(data: bytes) -> None:
     after_end = tail.rpartition(b"%%EOF")[2] if b"%%EOF" in tail else b""
     if _ZIP_END in tail or len(after_end.strip(b"\0\r\n\t \x1a")) > _PDF_TAIL:
         raise UnsupportedError("This file is a PDF with something else attached to it.")
+
+
+def _refuse_other_archives(data: bytes) -> None:
+    """Only a Word document that is nothing else: the archive is the whole file, small to list, and holds no macros."""
+    end = data[-_ZIP_END_BYTES:]
+    listing, start = int.from_bytes(end[12:16], "little"), int.from_bytes(end[16:20], "little")
+    # Word writes no comment behind the archive and nothing in front; only what hides something there does.
+    if not end.startswith(_ZIP_END) or start + listing + _ZIP_END_BYTES != len(data) or listing > _ZIP_LISTING:
+        raise UnsupportedError
+    if _PDF_HEADER.search(data, 0, _PDF_TAIL):
+        raise UnsupportedError("This file is a Word document that is also a PDF.")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = archive.namelist()
+            kinds = archive.getinfo("[Content_Types].xml")
+            if kinds.file_size > _ZIP_LISTING or kinds.flag_bits & _ENCRYPTED:
+                raise UnsupportedError
+            declared = archive.read(kinds)
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise UnsupportedError from error
+    if any(name.startswith("/") or "\\" in name or ".." in name.split("/") for name in names):
+        raise UnsupportedError
+    if b"macroEnabled" in declared or any(name.lower().endswith("vbaproject.bin") for name in names):
+        raise UnsupportedError("Word documents with macros are not taken.")
+    if _WORD_DOCUMENT not in declared:
+        raise UnsupportedError
 
 
 def _is_markdown(text: str) -> bool:

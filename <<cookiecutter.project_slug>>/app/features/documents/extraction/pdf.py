@@ -11,8 +11,6 @@ from app.features.documents.extraction.base import Limits, Section, UnreadableEr
 if TYPE_CHECKING:
     from pypdf import PdfReader
 
-# Time for one file, asked between pages: a thread cannot be stopped from outside.
-SECONDS = 240.0
 # What one compressed stream may grow to. The text of a page needs a thousandth of it, a bomb a thousand times as much.
 STREAM_BYTES = 20_000_000
 
@@ -49,7 +47,7 @@ def pdf_sections(data: bytes, limits: Limits) -> Iterator[Section]:
 
 
 def _read(reader: "PdfReader", limits: Limits) -> list[Section]:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + limits.seconds
     pages = len(reader.pages)
     if pages > limits.pages:
         raise UnreadableError(f"The PDF has {pages:,} pages; at most {limits.pages:,} are taken.")

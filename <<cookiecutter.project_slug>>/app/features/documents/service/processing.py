@@ -5,7 +5,6 @@ So a run that breaks off loses one batch at most, and one that takes long can ma
 for a further task, on the least urgent queue, and ends. Small documents never wait for all of a large one.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from uuid import UUID
@@ -19,10 +18,10 @@ from app.core.resources import Resources
 from app.core.storage import ObjectNotFound
 from app.core.tasks import enqueue
 from app.features.documents import tasks
-from app.features.documents.chunking import Passage, passages
 from app.features.documents.embedding import embedder_of, wanted_models
-from app.features.documents.extraction import Limits, MediaType, UnreadableError, extract
+from app.features.documents.extraction import MediaType, UnreadableError
 from app.features.documents.models import Document, DocumentEmbedding, DocumentPassage, EmbeddingModel, Status
+from app.features.documents.service import reading
 from app.features.documents.service.library import LOST, key
 from app.features.documents.settings import DocumentsSettings
 
@@ -130,7 +129,7 @@ async def _cut(resources: Resources, document: Document) -> None:
     """Store the passages of a document, in one transaction."""
     data = await resources.storage.get(key(document.id))
     settings = resources.settings.of(DocumentsSettings)
-    found = await asyncio.to_thread(_read, data, MediaType(document.media_type), settings)
+    found = await reading.read(data, MediaType(document.media_type), settings)
     async with resources.db.transaction() as session:
         # The lock keeps a second run of this task, and a deletion, waiting until the passages are whole.
         cut = await session.scalar(select(Document.passages).where(Document.id == document.id).with_for_update())
@@ -152,18 +151,6 @@ async def _cut(resources: Resources, document: Document) -> None:
         for start in range(0, len(rows), INSERT_AT_ONCE):
             await session.execute(insert(DocumentPassage), rows[start : start + INSERT_AT_ONCE])
         await session.execute(update(Document).where(Document.id == document.id).values(passages=len(found)))
-
-
-def _read(data: bytes, media_type: MediaType, settings: DocumentsSettings) -> list[Passage]:
-    limits = Limits(pages=settings.max_pages, characters=settings.max_characters)
-    found: list[Passage] = []
-    for passage in passages(
-        extract(data, media_type, limits), characters=settings.passage_characters, overlap=settings.passage_overlap
-    ):
-        if len(found) == settings.max_passages:
-            raise UnreadableError(f"The file makes more than {settings.max_passages:,} passages.")
-        found.append(passage)
-    return found
 
 
 def _embedded_text(passage: DocumentPassage) -> str:
