@@ -19,7 +19,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import REGCONFIG, TSVECTOR
+from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.ai import DIMENSIONS
@@ -208,3 +208,36 @@ class DocumentSweep(Base):
 
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     reached: Mapped[str] = mapped_column(Text)
+
+
+class DocumentAnswer(Base):
+    """An answer that was given. Neither the question nor the text of it is kept.
+
+    Attributes:
+        id: also the id of its retrieval event in the log.
+        owner_id: who asked, and alone may judge it.
+        outcome: see `retrieval.Outcome`.
+        model: which one answered; None when none was asked.
+        sources: document, position and score of each passage it could rest on, in the order of their numbers.
+        verdict: what the owner thinks of it: see `Verdict`.
+    """
+
+    __tablename__ = "document_answers"
+
+    id: Mapped[PrimaryId]
+    owner_id: Mapped[UUID]
+    request_id: Mapped[str] = mapped_column(Text)
+    outcome: Mapped[str] = mapped_column(Text)
+    model: Mapped[str | None] = mapped_column(Text)
+    sources: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    verdict: Mapped[str | None] = mapped_column(Text)
+    comment: Mapped[str | None] = mapped_column(Text)
+    judged_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now(), index=True)
+
+
+class Verdict(StrEnum):
+    """What somebody thinks of an answer."""
+
+    HELPFUL = "helpful"
+    WRONG = "wrong"

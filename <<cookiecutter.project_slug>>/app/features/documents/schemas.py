@@ -95,10 +95,11 @@ class SearchIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY), AfterValidator(_something)] = Field(
-        description='Words or a question. "Quotes" ask for a phrase, or for either side, -word leaves a word out.',
+        description='Words or a question. "Quotes" ask for a phrase, -word leaves a word out; then all words must be there.',
         examples=["how many days of parental leave"],
     )
     limit: int = Field(default=5, ge=1, le=CANDIDATES, description="At most so many passages.")
+    min_score: float = Field(default=0.0, ge=0.0, le=1.0, description="None with a score below this.")
 
 
 class Found(BaseModel):
@@ -112,6 +113,10 @@ class Found(BaseModel):
     page: int | None = Field(description="From 1; null where the format has no pages.", examples=[17])
     heading: str | None = Field(description="Path of the headings above it.", examples=["Leave > Parents"])
     score: float = Field(description="1 is best; comparable within one answer only.", examples=[0.984])
+    similarity: float | None = Field(
+        description="Cosine of the question's and the passage's vectors, if those found it. Its scale is the model's.",
+        examples=[0.71],
+    )
     found_by: list[Part] = Field(
         description="Nearest vectors, matching words, or both.", examples=[[Part.VECTOR, Part.TEXT]]
     )

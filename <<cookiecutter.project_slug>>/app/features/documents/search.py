@@ -1,44 +1,57 @@
 """Hybrid search: nearest vectors and matching words, each ranked, the ranks fused, in one statement.
 
-The two kinds of score cannot be compared, so reciprocal rank fusion adds 1 / (60 + rank) of both lists (Cormack, Clarke
-and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods", SIGIR 2009).
+**Vectors.** An HNSW index knows nothing of owners: scanned plainly it finds the nearest of *all* passages and drops the
+others', which for an owner of 1 % of the rows leaves half a result a query. So a search within one owner has two plans,
+and PostgreSQL's planner prefers the wrong one:
 
-Every search is within one owner, and that decides the plan. An HNSW index knows nothing of owners: scanned plainly it
-finds the nearest of *all* passages and drops the others', which for an owner of 1 % of the rows left half a result a query
-(measured; 4-5 % of what an exact search finds). So:
+* `Plan.EXACT`: the b-tree finds the owner's passages and all of them are sorted by distance. Finds everything.
+* `Plan.INDEX`: the HNSW index is scanned on (`relaxed_order`) until enough passages of this owner have come by. Its answer
+  is out of order by a little and sorted again. A scan that had to stop before it found enough is done again exactly.
 
-* `Plan.EXACT`: the b-tree finds the owner's passages and all of them are sorted by distance. Finds everything; costs
-  1 to 3 µs a passage.
-* `Plan.INDEX`: the HNSW index, scanned on (`relaxed_order`) until enough passages of this owner have come by. Costs 7 to
-  8 µs a passage visited, whoever's it is; its answer is out of order by a little and sorted again.
+`choose_plan` decides by what each costs with the owner's share of the rows. A search over everybody's goes by the index.
 
-PostgreSQL's planner prefers the index even where it is wrong, so `choose_plan` decides by the owner's share.
+**Words.** A passage matches with any of the question's words, so that a whole question finds something; those in more
+than a tenth of all passages are left out, as stop words that are learnt. A passage's weight is the sum over the words of
+how rare the word is among what is searched, times a share that grows ever more slowly with the times it occurs
+(`ts_rank`), as in BM25. "Quoted phrases" and -exclusions are for who means them: then all words must be there.
 
-Vectors of one model only are compared: those of its slot, of which each has an index (see `models.EmbeddingModel`).
+**Both.** The two kinds of score cannot be compared, so reciprocal rank fusion adds 1 / (60 + rank) of both lists (Cormack,
+Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods", SIGIR 2009).
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from pgvector import HalfVector
-from sqlalchemy import TextClause, text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.db import Database
+from app.features.documents.landscape import Landscape
 
 # The constant of the paper: large enough that the first few ranks do not decide alone.
 FUSION_K = 60
 # Taken from each list. A passage below this rank in both could not get among the first answers.
 CANDIDATES = 50
-# Breadth of the index scan: 60 gave a recall@10 of 0.998 on 100,000 vectors; less than CANDIDATES could not fill the list.
+# Breadth of the index scan. Less than CANDIDATES could not fill the list; 80 finds 0.995 of the ten nearest of 100,000.
 EF_SEARCH = 80
-# Cost of a passage visited by the index over one sorted exactly: measured 6.6 on 20,000 passages of 512 dimensions in
-# memory, 2.6 on 100,000 of 384.
-COST_RATIO = 4.0
-# So few are sorted in milliseconds, and then the size of the table need not be known.
+# Cost of a passage visited by the index over one sorted exactly: see docs/decisions on the plan of a search.
+COST_RATIO = 30.0
+# So few are sorted in milliseconds.
 ALWAYS_EXACT = 2000
+# A scan that finds nobody's passages of this owner gives up after so many times what it should have needed, but not before
+# the least: then exact sorting is the cheaper way to go on.
+PATIENCE = 8
+LEAST_SCANNED = 4000
+# Matching passages that are ranked. More match only where all words are common ones, and then none of them says much.
+MOST_RANKED = 10_000
+# Words of a question that count.
+MOST_WORDS = 32
+
+_OPERATORS = re.compile(r'"[^"]*\w[^"]*"|(?:^|\s)-\w')
 
 
 class Plan(StrEnum):
@@ -60,77 +73,105 @@ class Hit:
     """A passage that was found, with where it comes from.
 
     Attributes:
+        position: its place in the document.
         score: from above 0 to 1; 1 is first in both lists. Comparable within one answer only.
         found_by: the parts that found it.
+        similarity: cosine of question and passage, if the vectors found it: depends on the embedding model.
+        coverage: how much of the question's words it holds, rare ones counting more, from 0 to 1.
     """
 
     document_id: UUID
+    position: int
     title: str
     passage: str
     page: int | None
     heading: str | None
     score: float
     found_by: list[Part]
+    similarity: float | None
+    coverage: float
 
 
 async def search(
-    db: Database, *, owner_id: UUID, query: str, vector: list[float] | None, slot: int = 0, language: str, limit: int
+    db: Database,
+    landscape: Landscape,
+    *,
+    owner_id: UUID | None,
+    query: str,
+    vector: Sequence[float] | None,
+    language: str,
+    limit: int,
+    min_score: float = 0.0,
 ) -> list[Hit]:
-    """The best passages of one owner, best first.
+    """The best passages, best first; what is equal is in the order of documents.
 
     Args:
         db: the database.
-        owner_id: whose documents are searched.
-        query: words as typed: "quoted phrases", or, -without; no input is a syntax error.
-        vector: embedding of the query; None searches by words alone.
-        slot: of the model that made the vector.
+        landscape: what is known of the tables.
+        owner_id: whose documents are searched; None searches everybody's.
+        query: words as typed: "quoted phrases" and -without are understood; no input is a syntax error.
+        vector: embedding of the query by the landscape's model; None searches by words alone.
         language: text search configuration of the query.
         limit: at most so many, up to `CANDIDATES`.
+        min_score: none below this score.
     """
-    parameters = {
-        "owner": owner_id,
+    wanted = {
         "query": query,
-        "vector": HalfVector(vector).to_text() if vector else None,
+        "strict": _OPERATORS.search(query) is not None,
+        "common": landscape.common,
+        "total": landscape.passages_of(owner_id),
+        "vector": vector_text(vector) if vector else None,
         "language": language,
-        "candidates": CANDIDATES,
         "limit": limit,
+        "min_score": min_score,
     }
+    if owner_id:
+        wanted["owner"] = owner_id
+    plan = choose_plan(landscape, owner_id) if vector else Plan.EXACT
+    if plan is Plan.INDEX:
+        async with db.transaction() as session:  # the settings of the scan last for this transaction
+            await session.execute(SCAN_SETTINGS, scan_values(landscape, owner_id))
+            rows = await _rows(session, statement(plan, landscape.slot, owner_id), wanted)
+        if owner_id is None or rows[0].nearest == CANDIDATES:
+            return _hits(rows)
     async with db.read() as session:
-        plan = await choose_plan(session, owner_id, slot) if vector else Plan.EXACT
-        if plan is Plan.EXACT:
-            return await _hits(session, statement(plan, slot), parameters)
-    async with db.transaction() as session:  # the settings of the scan last for this transaction
-        await session.execute(SCAN_SETTINGS, {"ef_search": str(EF_SEARCH)})
-        return await _hits(session, statement(plan, slot), parameters)
+        return _hits(await _rows(session, statement(Plan.EXACT, landscape.slot, owner_id), wanted))
 
 
-async def choose_plan(session: AsyncSession, owner_id: UUID, slot: int = 0) -> Plan:
+def choose_plan(landscape: Landscape, owner_id: UUID | None) -> Plan:
     """Decide by the owner's share: with n of N passages, sorting costs n and the index visits CANDIDATES * N / n."""
-    values = {"owner": owner_id, "slot": slot, "factor": COST_RATIO * CANDIDATES, "always_exact": ALWAYS_EXACT}
-    exact = (await session.execute(_EXACT_IS_CHEAPER, values)).scalar_one()
-    return Plan.EXACT if exact else Plan.INDEX
+    if owner_id is None:
+        return Plan.INDEX
+    most = max(ALWAYS_EXACT, (COST_RATIO * CANDIDATES * landscape.passages) ** 0.5)
+    return Plan.EXACT if landscape.passages_of(owner_id) <= most else Plan.INDEX
 
-
-# The size of the table as the planner estimates it: rows a page at the last ANALYZE, times pages now. Counting stops at the
-# threshold, so a large owner costs no more than a middling one.
-_EXACT_IS_CHEAPER = text("""
-    WITH estimated AS (
-        SELECT pg_relation_size(oid) / CAST(current_setting('block_size') AS int)
-               * CASE WHEN relpages > 0 AND reltuples > 0 THEN reltuples / relpages ELSE 3 END AS total
-        FROM pg_class WHERE oid = CAST('document_embeddings' AS regclass)
-    ), threshold AS (
-        SELECT CAST(greatest(CAST(:always_exact AS float), sqrt(CAST(:factor AS float) * total)) AS bigint) AS most FROM estimated
-    )
-    SELECT count(*) <= (SELECT most FROM threshold)
-    FROM (SELECT 1 FROM document_embeddings WHERE owner_id = :owner AND slot = :slot LIMIT (SELECT most + 1 FROM threshold)) AS counted
-    """)
 
 # enable_sort: without it the planner may still sort all of a large owner's passages; what has no other way is sorted
-# nevertheless. plan_cache_mode: a plan for an average owner would be no plan for this one.
+# nevertheless. plan_cache_mode: a plan for an average owner would be no plan for this one. scan_mem_multiplier: what the scan
+# has visited must not have to fit into work_mem, or it would end there.
 SCAN_SETTINGS = text("""
-    SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', :ef_search, true),
+    SELECT set_config('hnsw.ef_search', :ef_search, true), set_config('hnsw.iterative_scan', :iterative_scan, true),
+           set_config('hnsw.max_scan_tuples', :max_scan_tuples, true),
+           set_config('hnsw.scan_mem_multiplier', '8', true),
            set_config('enable_sort', 'off', true), set_config('plan_cache_mode', 'force_custom_plan', true)
-""")
+    """)
+
+
+def scan_values(landscape: Landscape, owner_id: UUID | None) -> dict[str, str]:
+    """Parameters of `SCAN_SETTINGS`."""
+    share = landscape.passages_of(owner_id) / max(landscape.passages, 1.0)
+    expected = CANDIDATES / max(share, 1e-6)
+    return {
+        "ef_search": str(EF_SEARCH),
+        "iterative_scan": "off" if owner_id is None else "relaxed_order",
+        "max_scan_tuples": str(int(max(LEAST_SCANNED, PATIENCE * expected))),
+    }
+
+
+def vector_text(vector: Sequence[float]) -> str:
+    """A vector as PostgreSQL reads it, as precise as half precision is."""
+    return "[" + ",".join([f"{value:.5g}" for value in vector]) + "]"
+
 
 # Adding nothing to the distance keeps the planner from the index, which knows only the bare operator.
 _ORDER = {
@@ -139,61 +180,110 @@ _ORDER = {
 }
 
 
-def statement(plan: Plan, slot: int = 0) -> TextClause:
-    """The search as SQL, with the parameters owner, query, vector, language, candidates and limit."""
-    return _STATEMENTS[plan, slot]
+def statement(plan: Plan, slot: int, owner_id: UUID | None) -> TextClause:
+    """The search as SQL, with the parameters owner (unless None), query, strict, common, total, vector, language,
+    min_score and limit.
+
+    The first column of every row says how many vectors were found; without a result there is one row of that alone.
+    """
+    return _STATEMENTS[plan, slot, owner_id is not None]
 
 
-def _statement(plan: Plan, slot: int) -> TextClause:
-    order = _ORDER[plan]
+def _statement(plan: Plan, slot: int, owned: bool) -> TextClause:
+    # The slot is written out because a partial index is only used for a condition that is known when planning.
+    order, scope = _ORDER[plan], "owner_id = :owner AND" if owned else ""
     sql = f"""
     WITH nearest AS MATERIALIZED (
         SELECT document_id, position, {order} AS distance
         FROM document_embeddings
-        WHERE slot = {slot} AND owner_id = :owner AND CAST(:vector AS text) IS NOT NULL
+        WHERE slot = {slot} AND {scope} CAST(:vector AS text) IS NOT NULL
         ORDER BY {order}
-        LIMIT :candidates
+        LIMIT {CANDIDATES}
+    ), lexemes AS MATERIALIZED (
+        SELECT CAST('''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' AS tsquery) AS lexeme,
+               lexeme <> ALL (CAST(:common AS text[])) AS rare
+        FROM unnest(to_tsvector(CAST(CAST(:language AS text) AS regconfig), :query))
+        LIMIT {MOST_WORDS}
+    ), asked AS MATERIALIZED (
+        SELECT CASE
+            WHEN CAST(:strict AS boolean)
+            THEN websearch_to_tsquery(CAST(CAST(:language AS text) AS regconfig), :query)
+            WHEN bool_or(rare) THEN CAST(string_agg(CAST(lexeme AS text), ' | ') FILTER (WHERE rare) AS tsquery)
+            ELSE CAST(string_agg(CAST(lexeme AS text), ' & ') AS tsquery)
+        END AS words, bool_or(rare) AS some_rare
+        FROM lexemes
     ), matching AS MATERIALIZED (
-        SELECT document_id, position, ts_rank_cd(words, asked) AS weight
-        FROM document_passages, websearch_to_tsquery(CAST(CAST(:language AS text) AS regconfig), :query) AS asked
-        WHERE owner_id = :owner AND words @@ asked
+        SELECT document_id, position,
+               ARRAY (
+                   SELECT ts_rank(document_passages.words, lexeme, 1)
+                   FROM lexemes WHERE rare OR NOT some_rare ORDER BY lexeme
+               ) AS ranks
+        FROM asked JOIN document_passages ON {scope} document_passages.words @@ asked.words
+        LIMIT {MOST_RANKED}
+    ), weights AS (
+        SELECT word, ln(1 + (greatest(CAST(:total AS float), count(*)) - holding + 0.5) / (holding + 0.5)) AS rarity
+        FROM (
+            SELECT word, count(*) AS count, count(*) FILTER (WHERE rank > 0) AS holding
+            FROM matching, unnest(ranks) WITH ORDINALITY AS entry(rank, word) GROUP BY word
+        ) AS counted
+        GROUP BY word, count, holding
+    ), weighed AS (
+        SELECT document_id, position, sum(rank * rarity) AS weight,
+               coalesce(sum(rarity) FILTER (WHERE rank > 0), 0) / sum(rarity) AS coverage
+        FROM matching, unnest(ranks) WITH ORDINALITY AS entry(rank, word) JOIN weights USING (word)
+        GROUP BY document_id, position
         ORDER BY weight DESC, document_id, position
-        LIMIT :candidates
+        LIMIT {CANDIDATES}
     ), by_vector AS (
-        SELECT document_id, position, row_number() OVER (ORDER BY distance, document_id, position) AS rank FROM nearest
+        SELECT document_id, position, distance, row_number() OVER (ORDER BY distance, document_id, position) AS rank
+        FROM nearest
     ), by_text AS (
-        SELECT document_id, position, row_number() OVER (ORDER BY weight DESC, document_id, position) AS rank FROM matching
+        SELECT document_id, position, coverage, row_number() OVER (ORDER BY weight DESC, document_id, position) AS rank
+        FROM weighed
     ), fused AS (
-        SELECT document_id, position, by_vector.rank AS vector_rank, by_text.rank AS text_rank,
+        SELECT document_id, position, distance, coverage, by_vector.rank AS vector_rank, by_text.rank AS text_rank,
                (coalesce(1.0 / ({FUSION_K} + by_vector.rank), 0) + coalesce(1.0 / ({FUSION_K} + by_text.rank), 0))
                * {FUSION_K + 1} / 2 AS score
         FROM by_vector FULL JOIN by_text USING (document_id, position)
         ORDER BY score DESC, document_id, position
         LIMIT :limit
+    ), found AS (
+        SELECT document_id, position, title, text, page, heading, score, vector_rank, text_rank, distance, coverage
+        FROM fused
+        JOIN document_passages USING (document_id, position)
+        JOIN documents ON documents.id = document_id
+        WHERE score >= CAST(:min_score AS float)
     )
-    SELECT document_id, title, text, page, heading, score, vector_rank, text_rank
-    FROM fused
-    JOIN document_passages USING (document_id, position)
-    JOIN documents ON documents.id = document_id
+    SELECT nearest, found.*
+    FROM (SELECT count(*) AS nearest FROM nearest) AS counted LEFT JOIN found ON true
     ORDER BY score DESC, document_id, position
     """  # noqa: S608  # put together from constants of this module
     return text(sql)
 
 
-_STATEMENTS = {(plan, slot): _statement(plan, slot) for plan in Plan for slot in (0, 1)}
+_STATEMENTS = {
+    (plan, slot, owned): _statement(plan, slot, owned) for plan in Plan for slot in (0, 1) for owned in (True, False)
+}
 
 
-async def _hits(session: AsyncSession, sql: TextClause, parameters: dict[str, Any]) -> list[Hit]:
-    rows = await session.execute(sql, parameters)
+async def _rows(session: AsyncSession, sql: TextClause, parameters: dict[str, Any]) -> Sequence[Row[Any]]:
+    return (await session.execute(sql, parameters)).all()
+
+
+def _hits(rows: Sequence[Row[Any]]) -> list[Hit]:
     return [
         Hit(
             row.document_id,
+            row.position,
             row.title,
             row.text,
             row.page,
             row.heading,
             round(float(row.score), 6),
             [part for part, rank in ((Part.VECTOR, row.vector_rank), (Part.TEXT, row.text_rank)) if rank is not None],
+            None if row.distance is None else round(1 - row.distance, 4),
+            round(row.coverage or 0.0, 4),
         )
         for row in rows
+        if row.document_id is not None
     ]

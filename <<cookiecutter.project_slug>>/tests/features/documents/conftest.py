@@ -1,15 +1,28 @@
 """Documents for tests: uploaded through the API, processed by the code that a worker runs."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+
+if TYPE_CHECKING:
+    from app.core.resources import Resources
 
 URL = "/api/v1/documents"
 
 Upload = Callable[..., Awaitable[dict[str, Any]]]
 RunTasks = Callable[[], Awaitable[list[str]]]
+
+
+@pytest.fixture(autouse=True)
+def unknown_landscape(request: pytest.FixtureRequest) -> None:
+    """No search goes by what an earlier test's tables were like."""
+    if "resources" in request.fixturenames:
+        from app.features.documents.landscape import forget
+
+        resources: Resources = request.getfixturevalue("opened")
+        forget(resources.db)
 
 
 @pytest.fixture

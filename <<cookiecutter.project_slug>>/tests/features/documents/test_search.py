@@ -85,13 +85,14 @@ async def test_the_right_passage_comes_first_with_its_source(
     """Among several documents the best passage is first, and says where it stands."""
     best = (await ask(client, auth_headers, query))[0]
     assert words in best["passage"]
-    assert best | {"passage": "", "score": 0, "found_by": []} == {
+    assert best | {"passage": "", "score": 0, "similarity": 0, "found_by": []} == {
         "document_id": library[title],
         "title": title,
         "passage": "",
         "page": page,
         "heading": heading,
         "score": 0,
+        "similarity": 0,
         "found_by": [],
     }
 
@@ -127,11 +128,11 @@ async def test_words_find_without_vectors(
     embedder = OpenAIEmbedder(
         api_key="", base_url="http://127.0.0.1:9/v1", model=OfflineEmbedder.model, timeout_seconds=1, max_retries=0
     )
-    hits, whole = await find(replace(resources, embedder=embedder), principal.id, "parental leave", 5)
+    found = await find(replace(resources, embedder=embedder), principal.id, "parental leave", 5)
     await embedder.close()
-    assert not whole
-    assert [hit.found_by for hit in hits] == [["text"]]
-    assert "thirty days" in hits[0].passage
+    assert not found.complete
+    assert {part for hit in found.hits for part in hit.found_by} == {"text"}
+    assert "thirty days" in found.hits[0].passage
 
 
 async def test_a_hanging_provider_does_not_hold_the_search(
@@ -155,7 +156,7 @@ async def test_a_hanging_provider_does_not_hold_the_search(
     settings = resources.settings.model_copy(update={"features": impatient})
     try:
         async with asyncio.timeout(10):
-            hits, whole = await find(
+            found = await find(
                 replace(resources, embedder=embedder, settings=settings), principal.id, "parental leave", 5
             )
     finally:
@@ -163,23 +164,122 @@ async def test_a_hanging_provider_does_not_hold_the_search(
         await embedder.close()
         server.close()
         await server.wait_closed()
-    assert not whole
-    assert len(hits) == 1
+    assert not found.complete
+    assert "thirty days" in found.hits[0].passage
 
 
-async def test_phrases_alternatives_and_exclusions_are_understood(
+async def test_phrases_and_exclusions_are_understood(
     client: httpx.AsyncClient, auth_headers: dict[str, str], library: dict[str, str]
 ) -> None:
-    """The text part reads what people know from web search."""
+    """Words are alternatives, until somebody quotes a phrase or leaves a word out: then all must be there."""
 
     async def found_by_text(query: str) -> set[str]:
         return {r["title"] for r in await ask(client, auth_headers, query, 50) if "text" in r["found_by"]}
 
     assert await found_by_text("certificate") == {"Handbook", "Runbook"}
+    assert await found_by_text("certificate marmalade") == {"Handbook", "Runbook", "Marmalade"}
     assert await found_by_text("certificate -TLS") == {"Handbook"}
     assert await found_by_text('"TLS certificate"') == {"Runbook"}
     assert await found_by_text('"certificate TLS"') == set()
-    assert await found_by_text("marmalade or hotel") == {"Marmalade", "Handbook"}
+    assert await found_by_text('"TLS certificate" marmalade') == set()
+    assert await found_by_text("well-known zero-day certificate") == {"Handbook", "Runbook"}
+
+
+async def test_a_rare_word_counts_more_than_frequent_ones(
+    ready: Upload, resources: "Resources", principal: "Principal"
+) -> None:
+    """Of a question's words, the one that few passages hold decides, against three that all the others hold."""
+    from app.features.documents.landscape import landscape
+    from app.features.documents.search import search
+
+    parts = [f"# Part {n}\nThe pump of the harbour is tested by the crew." for n in range(12)]
+    await ready("\n".join([*parts, "# Last\nErrors of kind KX-4711 come from a valve."]).encode())
+    hits = await search(
+        resources.db,
+        await landscape(resources.db),
+        owner_id=principal.id,
+        query="when is the pump of the harbour crew showing KX-4711",
+        vector=None,
+        language="simple",
+        limit=50,
+    )
+    assert hits[0].heading == "Last"
+    assert len(hits) == 13
+    assert hits[0].coverage > hits[1].coverage
+
+
+async def test_words_of_every_passage_are_learnt_stop_words(
+    client: httpx.AsyncClient, auth_headers: dict[str, str], ready: Upload, resources: "Resources"
+) -> None:
+    """What PostgreSQL counts in more than a tenth of the passages is left out of a question that has other words."""
+    from sqlalchemy import text
+
+    from app.features.documents.landscape import forget, landscape
+
+    parts = [f"# Part {n}\nThe number of dock {n} is w{n}." for n in range(30)]
+    await ready("\n".join(parts).encode())
+    try:
+        async with resources.db.read() as session:
+            await session.execute(text("ANALYZE document_passages"))
+        forget(resources.db)
+        known = await landscape(resources.db)
+        assert {"the", "of", "dock"} <= set(known.common)
+        assert "w7" not in known.common
+        results = await ask(client, auth_headers, "the number of w7", 50)
+        assert [result["heading"] for result in results if "text" in result["found_by"]] == ["Part 7"]
+        every = await ask(client, auth_headers, "the number of", 50)
+        assert sum("text" in result["found_by"] for result in every) == 30
+    finally:
+        async with resources.db.transaction() as session:
+            await session.execute(text("TRUNCATE documents CASCADE"))
+        async with resources.db.read() as session:
+            await session.execute(text("VACUUM ANALYZE document_passages, document_embeddings"))
+
+
+async def test_no_result_falls_below_the_score_asked_for(
+    client: httpx.AsyncClient, auth_headers: dict[str, str], library: dict[str, str]
+) -> None:
+    """`min_score` cuts the list where it stands, and the order of what is left is the same every time."""
+    body = {"query": "restore database certificate", "limit": 50}
+    whole = (await client.post(f"{URL}/search", json=body, headers=auth_headers)).json()["results"]
+    bar = whole[1]["score"]
+    cut = (await client.post(f"{URL}/search", json={**body, "min_score": bar}, headers=auth_headers)).json()["results"]
+    assert cut == [result for result in whole if result["score"] >= bar]
+    assert 0 < len(cut) < len(whole)
+
+
+async def test_a_question_is_embedded_once_a_day(
+    library: dict[str, str], resources: "Resources", principal: "Principal"
+) -> None:
+    """The vector of a question comes from the cache when it was asked before, whoever asked."""
+    from collections.abc import Sequence
+
+    from app.core.ai import OfflineEmbedder, lexical_vector
+    from app.features.documents.service.finding import find
+
+    class Counting:
+        """An embedder as a provider's would be: worth a look into the cache."""
+
+        model = OfflineEmbedder.model
+
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            self.asked += texts
+            return [lexical_vector(text) for text in texts]
+
+        async def close(self) -> None:
+            """Nothing is held."""
+
+    embedder = Counting()
+    counted = replace(resources, embedder=embedder)
+    first = await find(counted, principal.id, "parental leave", 5)
+    again = await find(counted, uuid4(), "parental leave", 5)
+    once_more = await find(counted, principal.id, "parental leave", 5)
+    assert embedder.asked == ["parental leave"]
+    assert first.hits == once_more.hits
+    assert again.hits == []
 
 
 async def test_a_heading_counts_more_than_the_text(
@@ -287,19 +387,26 @@ async def test_postgresql_knows_every_language_that_can_be_set(resources: "Resou
 async def test_another_language_knows_its_word_forms(
     resources: "Resources", upload: Upload, principal: "Principal"
 ) -> None:
-    """With DOCUMENTS_LANGUAGE=english words find "renewed" for "renew", which simple does not."""
+    """With DOCUMENTS_LANGUAGE=english words find "renewed" for "renew", and "timers" for "timer", which simple does not."""
+    from app.features.documents.landscape import landscape
     from app.features.documents.search import search
     from app.features.documents.service.processing import process
     from app.features.documents.settings import DocumentsSettings
 
     async def found(language: str) -> int:
         hits = await search(
-            resources.db, owner_id=principal.id, query="renew certificates", vector=None, language=language, limit=5
+            resources.db,
+            await landscape(resources.db),
+            owner_id=principal.id,
+            query="renew a timer",
+            vector=None,
+            language=language,
+            limit=5,
         )
         return len(hits)
 
     english = {DocumentsSettings: DocumentsSettings(language="english")}
-    document = await upload(b"The certificate is renewed every sixty days.")
+    document = await upload(b"Certificates have been renewed by timers.")
     await process(
         replace(resources, settings=resources.settings.model_copy(update={"features": english})), UUID(document["id"])
     )
@@ -383,62 +490,97 @@ async def crowd(resources: "Resources") -> "AsyncIterator[dict[str, UUID]]":
         await session.execute(text("VACUUM ANALYZE document_passages, document_embeddings"))
 
 
-async def rows_of(resources: "Resources", plan: Any, owner: UUID, seed: int, *, explain: bool = False) -> list[Any]:
+async def rows_of(
+    resources: "Resources", plan: Any, owner: UUID | None, seed: int, *, explain: bool = False
+) -> list[Any]:
     """Rows of a search by one plan, or the lines of its EXPLAIN."""
     from sqlalchemy import text
 
-    from app.features.documents.search import CANDIDATES, EF_SEARCH, SCAN_SETTINGS, Plan, statement
+    from app.features.documents.landscape import landscape
+    from app.features.documents.search import SCAN_SETTINGS, Plan, scan_values, statement
 
+    known = await landscape(resources.db)
     parameters = {
-        "owner": owner,
         "query": "nothing",
+        "strict": False,
+        "common": [],
+        "total": 100.0,
         "vector": near_one_of_a_few(random.Random(seed)).to_text(),
         "language": "simple",
-        "candidates": CANDIDATES,
         "limit": 10,
+        "min_score": 0.0,
     }
-    sql = statement(plan)
+    if owner:
+        parameters["owner"] = owner
+    sql = statement(plan, known.slot, owner)
     async with resources.db.transaction() as session:
         if plan is Plan.INDEX:
-            await session.execute(SCAN_SETTINGS, {"ef_search": str(EF_SEARCH)})
+            await session.execute(SCAN_SETTINGS, scan_values(known, owner))
         return list(await session.execute(text(f"EXPLAIN {sql.text}") if explain else sql, parameters))
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of passages that are always sorted exactly is for real tables; here they must fit in a test."""
-    from app.features.documents import search
+async def test_statistics_tell_who_holds_how_much(resources: "Resources", crowd: dict[str, UUID]) -> None:
+    """What PostgreSQL estimates of an owner's passages is near the truth, and an unknown owner has few."""
+    from app.features.documents.landscape import landscape
 
-    monkeypatch.setattr(search, "ALWAYS_EXACT", 50)
+    known = await landscape(resources.db)
+    assert (known.model, known.slot) == ("test", 0)
+    assert known.passages_of(None) == pytest.approx(1600, rel=0.1)
+    for name, count in SHARES.items():
+        assert known.passages_of(crowd[name]) == pytest.approx(count, rel=0.3)
+    assert known.passages_of(uuid4()) == 0
 
 
-async def test_the_plan_follows_the_owners_share(resources: "Resources", crowd: dict[str, UUID], few: None) -> None:
-    """A large owner goes by the HNSW index, others by exact sorting; EXPLAIN shows that PostgreSQL obeys for each."""
-    from app.features.documents.search import Plan, choose_plan
+@pytest.mark.parametrize(
+    ("passages", "share", "plan"),
+    [
+        (100_000, 0.01, "exact"),
+        (100_000, 0.10, "exact"),
+        (100_000, 0.30, "index"),
+        (10_000_000, 0.002, "exact"),
+        (10_000_000, 0.10, "index"),
+        (1500, 1.0, "exact"),
+        (100_000, 0.0, "exact"),
+    ],
+)
+def test_the_plan_follows_the_owners_share(passages: int, share: float, plan: str) -> None:
+    """Few passages are sorted, many are found by the index, and where that changes follows from the size of the table."""
+    from app.features.documents.landscape import Landscape
+    from app.features.documents.search import choose_plan
 
-    async with resources.db.read() as session:
-        chosen = {name: await choose_plan(session, owner) for name, owner in crowd.items()}
-        assert chosen == {"large": Plan.INDEX, "medium": Plan.EXACT, "small": Plan.EXACT}
-        assert await choose_plan(session, uuid4()) is Plan.EXACT
+    owner = uuid4()
+    known = Landscape("m", 0, passages, {owner: share}, 0.0, [])
+    assert choose_plan(known, owner) == plan
+    assert choose_plan(known, None) == "index"
+
+
+async def test_postgresql_obeys_the_plan(resources: "Resources", crowd: dict[str, UUID]) -> None:
+    """EXPLAIN shows the b-tree under one plan and the HNSW index under the other, for an owner of any size."""
+    from app.features.documents.search import Plan
+
     for owner in crowd.values():
         by_index = str(await rows_of(resources, Plan.INDEX, owner, 1, explain=True))
         exactly = str(await rows_of(resources, Plan.EXACT, owner, 1, explain=True))
         assert "Index Scan using ix_document_embeddings_slot_0" in by_index
         assert "ix_document_embeddings_slot_0" not in exactly
+        assert "ix_document_embeddings_owner_id_slot" in exactly or owner == crowd["large"]
+    assert "Index Scan using ix_document_embeddings_slot_0" in str(
+        await rows_of(resources, Plan.INDEX, None, 1, explain=True)
+    )
 
 
 async def test_both_plans_find_the_same(resources: "Resources", crowd: dict[str, UUID]) -> None:
-    """The index finds 95 of 100 of what exact sorting finds, also for an owner of a sixteenth of the rows; and the
-    settings of its scan end with its transaction."""
+    """The index finds 95 of 100 of what exact sorting finds, also for an owner of a sixteenth of the rows and for
+    everybody; and the settings of its scan end with its transaction."""
     from sqlalchemy import text
 
     from app.features.documents.search import Plan
 
-    for owner in crowd.values():
+    for owner in (*crowd.values(), None):
         common = 0
         for seed in range(10):
-            exact = {row.text for row in await rows_of(resources, Plan.EXACT, owner, seed)}
-            near = {row.text for row in await rows_of(resources, Plan.INDEX, owner, seed)}
+            exact = {(row.document_id, row.position) for row in await rows_of(resources, Plan.EXACT, owner, seed)}
+            near = {(row.document_id, row.position) for row in await rows_of(resources, Plan.INDEX, owner, seed)}
             assert len(exact) == len(near) == 10
             common += len(exact & near)
         assert common >= 95
@@ -447,14 +589,53 @@ async def test_both_plans_find_the_same(resources: "Resources", crowd: dict[str,
             assert (await session.execute(text("SELECT current_setting(:name)"), {"name": setting})).scalar() == value
 
 
-async def test_a_large_owner_searches_by_the_index(resources: "Resources", crowd: dict[str, UUID], few: None) -> None:
-    """The whole search, not only its statement: best first, and both parts of it."""
+async def test_the_whole_search_by_the_index(resources: "Resources", crowd: dict[str, UUID]) -> None:
+    """Best first, both parts of it, nobody else's; and a scan that gave up too early is done again exactly."""
     from app.features.documents import search
+    from app.features.documents.landscape import landscape
 
-    vector = near_one_of_a_few(random.Random(3)).to_list()
-    hits = await search.search(
-        resources.db, owner_id=crowd["large"], query="passage", vector=vector, language="simple", limit=20
-    )
+    known = await landscape(resources.db)
+
+    async def found(owner: UUID | None, passages: float, shares: dict[UUID, float]) -> list[search.Hit]:
+        supposed = replace(known, passages=passages, shares=shares)
+        vector = near_one_of_a_few(random.Random(3)).to_list()
+        return await search.search(
+            resources.db, supposed, owner_id=owner, query="passage", vector=vector, language="simple", limit=20
+        )
+
+    large, small = crowd["large"], crowd["small"]
+    hits = await found(large, 10_000_000, {large: 0.5})
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert {part for hit in hits for part in hit.found_by} == {search.Part.VECTOR, search.Part.TEXT}
     assert {hit.title for hit in hits} == {"large"}
+    assert {hit.title for hit in await found(None, 10_000_000, {})} > {"large"}
+    # Supposed to own half, this owner of a sixteenth and of a hundred passages is searched by the index, whatever it costs.
+    assert {hit.title for hit in await found(small, 10_000_000, {small: 0.5})} == {"small"}
+    nobody = uuid4()
+    assert await found(nobody, 10_000_000, {nobody: 0.5}) == []
+
+
+async def test_everywhere_is_for_staff_and_on_record(
+    client: httpx.AsyncClient,
+    ready: Upload,
+    headers_for: "Callable[[Principal], dict[str, str]]",
+    resources: "Resources",
+) -> None:
+    """Staff find everybody's passages, which leaves a trail that does not say what they looked for; others may not."""
+    from sqlalchemy import select
+
+    from app.core.audit import AuditEntry
+    from app.core.security import Principal, Role
+
+    people = [Principal(uuid4(), frozenset()) for _ in range(2)]
+    documents = {(await ready(b"The zebra crossing.", headers=headers_for(person)))["id"] for person in people}
+    staff = Principal(uuid4(), frozenset({Role.STAFF}))
+    body = {"query": "zebra"}
+    answer = await client.post(f"{URL}/search/everywhere", json=body, headers=headers_for(staff))
+    assert {result["document_id"] for result in answer.json()["results"]} == documents
+    refused = await client.post(f"{URL}/search/everywhere", json=body, headers=headers_for(people[0]))
+    assert refused.status_code == 403
+    async with resources.db.read() as session:
+        trail = (await session.scalars(select(AuditEntry).where(AuditEntry.actor == staff.id))).all()
+    assert [entry.action for entry in trail] == ["documents.searched_everywhere"]
+    assert "zebra" not in str(trail[0].details)
