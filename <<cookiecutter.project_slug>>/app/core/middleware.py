@@ -26,6 +26,7 @@ from app.core.errors import MEDIA_TYPE, AppError, problem
 from app.core.logging import client_address, json_line, request_id, user_id
 from app.core.masking import masked_text
 from app.core.settings import Settings
+from app.core.sse import STREAMED
 from app.core.telemetry import capture
 
 log = structlog.get_logger(__name__)
@@ -139,7 +140,8 @@ class Edge:
         if timer is None:
             timer = self._timers[method, route] = metrics.REQUEST_SECONDS.labels(method, route)
         counter.inc()
-        timer.observe(seconds)
+        if STREAMED not in scope:
+            timer.observe(seconds)
         if self._write and scope["path"] not in _QUIET_PATHS:
             # Straight to bytes: structlog's chain costs eight times this, for a line whose fields are known. The query
             # string stays out, because people put addresses and tokens there.

@@ -8,20 +8,24 @@ from fastapi import Query, Response, UploadFile
 from app.core.access import Access
 from app.core.api import feature_router
 from app.core.errors import problem_responses
-from app.core.resources import AppResources
+from app.core.resources import AppResources, Resources
 from app.core.security import CurrentUser
+from app.core.sse import EventStream
+from app.features.documents import retrieval
 from app.features.documents.models import Document, Status
 from app.features.documents.schemas import (
+    AskIn,
     DocumentList,
     DocumentOut,
     DownloadOut,
+    FeedbackIn,
     Found,
     SearchIn,
     SearchOut,
     UploadIn,
     UploadOut,
 )
-from app.features.documents.service import deletion, finding, library, uploads
+from app.features.documents.service import answering, deletion, finding, library, uploads
 from app.features.documents.service.finding import Finding
 from app.features.documents.settings import DocumentsSettings
 
@@ -34,6 +38,8 @@ ACCESS = {
     "GET /api/v1/documents/{document_id}/file": Access.SIGNED_IN,
     "POST /api/v1/documents/search": Access.SIGNED_IN,
     "POST /api/v1/documents/search/everywhere": Access.STAFF,
+    "POST /api/v1/documents/answers": Access.SIGNED_IN,
+    "POST /api/v1/documents/answers/{answer_id}/feedback": Access.SIGNED_IN,
     "GET /api/v1/documents/{document_id}": Access.SIGNED_IN,
     "DELETE /api/v1/documents/{document_id}": Access.SIGNED_IN,
 }
@@ -127,17 +133,63 @@ async def search(body: SearchIn, user: CurrentUser, resources: AppResources) -> 
 
     Meaning is compared by the embedding provider of this service; the offline one compares words and parts of words only.
     """
-    return _found(await finding.find(resources, user.id, body.query, body.limit, body.min_score))
+    return _found(resources, body, await finding.find(resources, user.id, body.query, body.limit, body.min_score))
 
 
 @router.post("/search/everywhere", summary="Search the documents of everybody", responses=problem_responses(401, 403))
 async def search_everywhere(body: SearchIn, user: CurrentUser, resources: AppResources) -> SearchOut:
     """The same over the documents of all owners, for staff. Each such search is on record in the audit trail."""
-    return _found(await finding.find_everywhere(resources, user.id, body.query, body.limit, body.min_score))
+    found = await finding.find_everywhere(resources, user.id, body.query, body.limit, body.min_score)
+    return _found(resources, body, found)
 
 
-def _found(finding: Finding) -> SearchOut:
-    return SearchOut(results=[Found.model_validate(hit) for hit in finding.hits], complete=finding.complete)
+def _found(resources: Resources, body: SearchIn, found: Finding) -> SearchOut:
+    event = retrieval.begin(
+        resources.settings,
+        "search",
+        body.query,
+        found.hits,
+        embedding_model=found.model,
+        embed_seconds=found.embed_seconds,
+        search_seconds=found.search_seconds,
+    )
+    retrieval.write(resources.settings, event)
+    return SearchOut(results=[Found.model_validate(hit) for hit in found.hits], complete=found.complete)
+
+
+@router.post(
+    "/answers",
+    summary="Ask your documents",
+    response_class=EventStream,
+    responses={
+        **problem_responses(401),
+        200: {
+            "description": "Events: `sources` (numbered, with the answer's id), `text` (pieces in order, with citations as"
+            " [1]), and at the end `done` (usage, citations) or `error` (code, detail). Comments keep the connection open.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+    },
+)
+async def ask(body: AskIn, user: CurrentUser, resources: AppResources) -> EventStream:
+    """Answers from passages of your documents alone, and names them; without any that fits, it says so.
+
+    A failure before the first event is an ordinary error, one after it the event `error`. Closing the connection stops
+    the model.
+    """
+    prepared = await answering.prepare(resources, user.id, body.question, body.sources)
+    return EventStream(prepared.send)
+
+
+@router.post(
+    "/answers/{answer_id}/feedback",
+    status_code=204,
+    summary="Say whether an answer was right",
+    responses=problem_responses(401, 404),
+)
+async def feedback(answer_id: UUID, body: FeedbackIn, user: CurrentUser, resources: AppResources) -> None:
+    """Of an answer of your own; saying it again takes the place of what you said before."""
+    async with resources.db.transaction() as session:
+        await answering.judge(session, user.id, answer_id, body.verdict, body.comment)
 
 
 @router.get("/{document_id}", summary="Look at a document", responses=problem_responses(401, 404))

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.features.documents.extraction import MediaType
 from app.features.documents.extraction.text import clean_line
-from app.features.documents.models import Status
+from app.features.documents.models import Status, Verdict
 from app.features.documents.search import CANDIDATES, Part
 
 MAX_QUERY = 1000
@@ -20,6 +20,10 @@ def _something(value: str) -> str:
     if not value:
         raise ValueError("must hold a word")
     return value
+
+
+def _printable(value: str) -> str:
+    return value.replace("\x00", "").strip()
 
 
 class DocumentOut(BaseModel):
@@ -128,4 +132,26 @@ class SearchOut(BaseModel):
     results: list[Found]
     complete: bool = Field(
         description="False when the embedding provider was away and words alone decided.", examples=[True]
+    )
+
+
+class AskIn(BaseModel):
+    """What to answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: Annotated[str, Field(min_length=1, max_length=MAX_QUERY), AfterValidator(_something)] = Field(
+        examples=["How many days of parental leave are paid?"]
+    )
+    sources: int = Field(default=6, ge=1, le=20, description="At most so many passages to answer from.")
+
+
+class FeedbackIn(BaseModel):
+    """What you think of an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Verdict = Field(examples=[Verdict.HELPFUL])
+    comment: Annotated[str, Field(max_length=2000), AfterValidator(_printable)] | None = Field(
+        default=None, description="For whoever improves the documents or the service.", examples=["It is 30 weeks."]
     )

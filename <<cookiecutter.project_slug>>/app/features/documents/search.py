@@ -221,12 +221,11 @@ def _statement(plan: Plan, slot: int, owned: bool) -> TextClause:
         FROM asked JOIN document_passages ON {scope} document_passages.words @@ asked.words
         LIMIT {MOST_RANKED}
     ), weights AS (
-        SELECT word, ln(1 + (greatest(CAST(:total AS float), count(*)) - holding + 0.5) / (holding + 0.5)) AS rarity
+        SELECT word, ln(1 + (greatest(CAST(:total AS float), seen) - holding + 0.5) / (holding + 0.5)) AS rarity
         FROM (
-            SELECT word, count(*) AS count, count(*) FILTER (WHERE rank > 0) AS holding
+            SELECT word, count(*) AS seen, count(*) FILTER (WHERE rank > 0) AS holding
             FROM matching, unnest(ranks) WITH ORDINALITY AS entry(rank, word) GROUP BY word
         ) AS counted
-        GROUP BY word, count, holding
     ), weighed AS (
         SELECT document_id, position, sum(rank * rarity) AS weight,
                coalesce(sum(rarity) FILTER (WHERE rank > 0), 0) / sum(rarity) AS coverage

@@ -85,3 +85,19 @@ class DocumentsSettings(FeatureSettings):
     search_seconds: float = Field(
         default=5, gt=0, description="How long a search waits for the embedding of its query before words alone decide."
     )
+    answer_seconds: float = Field(default=60, gt=0, description="Deadline of a whole answer, first word to last.")
+    answer_similarity: float = Field(
+        default=0.3,
+        ge=-1,
+        le=1,
+        description="A passage may be a source when its vector is this near to the question's (cosine). The scale is the"
+        " embedding model's …",
+    )
+    answer_coverage: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="… or when it holds this share of the question's words, rare ones counting more. Without a source no"
+        " model is asked.",
+    )
+    answer_days: int = Field(default=90, gt=0, description="Days until an answer's sources and feedback are deleted.")

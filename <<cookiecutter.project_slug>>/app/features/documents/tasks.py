@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.core.resources import Resources
 from app.core.tasks import Periodic, Queue, task
-from app.features.documents.service import deletion, processing, sweep
+from app.features.documents.service import answering, deletion, processing, sweep
 
 LIMIT = timedelta(minutes=15)
 
@@ -49,4 +49,13 @@ async def reconcile(resources: Resources) -> None:
     await sweep.compare(resources)
 
 
-SCHEDULE = {"documents.reconcile": Periodic(reconcile, timedelta(hours=1))}
+@task("documents.forget_answers", queue=Queue.LOW, durable=False)
+async def forget_answers(resources: Resources) -> None:
+    """Delete answers, and what was thought of them, when they are old."""
+    await answering.forget_old(resources)
+
+
+SCHEDULE = {
+    "documents.reconcile": Periodic(reconcile, timedelta(hours=1)),
+    "documents.forget_answers": Periodic(forget_answers, timedelta(days=1)),
+}
