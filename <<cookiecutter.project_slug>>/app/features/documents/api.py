@@ -159,6 +159,7 @@ def _found(resources: Resources, body: SearchIn, found: Finding) -> SearchOut:
 
 @router.post(
     "/answers",
+    status_code=200,
     summary="Ask your documents",
     response_class=EventStream,
     responses={

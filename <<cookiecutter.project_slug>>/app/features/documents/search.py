@@ -241,8 +241,8 @@ def _statement(plan: Plan, slot: int, owned: bool) -> TextClause:
         FROM weighed
     ), fused AS (
         SELECT document_id, position, distance, coverage, by_vector.rank AS vector_rank, by_text.rank AS text_rank,
-               (coalesce(1.0 / ({FUSION_K} + by_vector.rank), 0) + coalesce(1.0 / ({FUSION_K} + by_text.rank), 0))
-               * {FUSION_K + 1} / 2 AS score
+               round((coalesce(1.0 / ({FUSION_K} + by_vector.rank), 0) + coalesce(1.0 / ({FUSION_K} + by_text.rank), 0))
+                     * {FUSION_K + 1} / 2, 6) AS score
         FROM by_vector FULL JOIN by_text USING (document_id, position)
         ORDER BY score DESC, document_id, position
         LIMIT :limit
@@ -278,7 +278,7 @@ def _hits(rows: Sequence[Row[Any]]) -> list[Hit]:
             row.text,
             row.page,
             row.heading,
-            round(float(row.score), 6),
+            float(row.score),
             [part for part, rank in ((Part.VECTOR, row.vector_rank), (Part.TEXT, row.text_rank)) if rank is not None],
             None if row.distance is None else round(1 - row.distance, 4),
             round(row.coverage or 0.0, 4),
