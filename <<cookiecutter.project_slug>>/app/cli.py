@@ -26,7 +26,7 @@ from app.core.settings import (
     read_variables,
     unknown_variables,
 )
-from app.features import settings_of_features
+from app.features import modules, settings_of_features
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
@@ -37,6 +37,8 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 settings_cli = typer.Typer(no_args_is_help=True, help="The settings and their files.")
 messages_cli = typer.Typer(no_args_is_help=True, help="What the service sends to people outside.")
 cli.add_typer(settings_cli, name="settings")
+for feature_commands in modules("commands"):
+    cli.add_typer(feature_commands.cli)  # without a name: its commands stand beside those below
 tasks_cli = typer.Typer(no_args_is_help=True, help="Background tasks that failed for good.")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(messages_cli, name="messages")

@@ -55,7 +55,7 @@ class AuditEntry(Base):
     details: Mapped[dict[str, Any]] = mapped_column(JSONB)
 
 
-def record(session: AsyncSession, action: str, *, actor: UUID | None, subject: str = "", **details: Any) -> None:
+def record(session: AsyncSession, action: str, /, *, actor: UUID | None, subject: str = "", **details: Any) -> None:
     """Note an act in the session's transaction.
 
     Args:

@@ -7,6 +7,7 @@ renders them all, and nothing that a client sends becomes a 500.
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -108,6 +109,21 @@ class UnprocessableContent(AppError):
 
     status = 422
     detail = "The content does not fit."
+
+
+class TooManyRequests(AppError):
+    """More often than is allowed.
+
+    Args:
+        seconds: after how long it makes sense to try again.
+    """
+
+    status = 429
+    detail = "Too many requests. Wait a little."
+
+    def __init__(self, seconds: float = 1) -> None:
+        super().__init__()
+        self.headers = {"Retry-After": str(max(1, ceil(seconds)))}
 
 
 class Unavailable(AppError):

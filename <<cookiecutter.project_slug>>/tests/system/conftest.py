@@ -108,7 +108,7 @@ def new_person(new_client: NewClient) -> Callable[[], Person]:
         client = new_client()
         email, password = f"person-{uuid4().hex[:12]}@example.com", f"pass-{uuid4()}"
         registered = client.post("/api/v1/accounts/register", json={"email": email, "password": password})
-        assert registered.status_code == 201, registered.text
+        assert registered.status_code == 202, registered.text
         signed_in = client.post("/api/v1/accounts/sign-in", json={"email": email, "password": password})
         assert signed_in.status_code == 200, signed_in.text
         client.headers["Authorization"] = f"Bearer {signed_in.json()['access_token']}"

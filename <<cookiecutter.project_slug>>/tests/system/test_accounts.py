@@ -18,9 +18,23 @@ def test_a_person_registers_signs_in_and_sees_themselves(new_person: Callable[[]
 
 
 def test_an_address_registers_once(person: Person) -> None:
-    """Also when it is written in capitals."""
+    """Also when it is written in capitals. The answer is the same, and the second password opens nothing."""
     body = {"email": person.email.upper(), "password": "another long password"}
-    assert_problem(person.client.post("/api/v1/accounts/register", json=body), 409)
+    assert person.client.post("/api/v1/accounts/register", json=body).status_code == 202
+    assert_problem(person.client.post("/api/v1/accounts/sign-in", json=body), 401)
+    body["password"] = person.password
+    assert person.client.post("/api/v1/accounts/sign-in", json=body).status_code == 200
+
+
+def test_a_refresh_token_works_once(client: httpx.Client, person: Person) -> None:
+    """The second time it ends the session."""
+    body = {"email": person.email, "password": person.password}
+    first = client.post("/api/v1/accounts/sign-in", json=body).json()["refresh_token"]
+    renewed = client.post("/api/v1/accounts/refresh", json={"refresh_token": first})
+    assert renewed.status_code == 200
+    assert_problem(client.post("/api/v1/accounts/refresh", json={"refresh_token": first}), 401)
+    second = {"refresh_token": renewed.json()["refresh_token"]}
+    assert_problem(client.post("/api/v1/accounts/refresh", json=second), 401)
 
 
 def test_a_wrong_password_and_an_unknown_person_look_the_same(client: httpx.Client, person: Person) -> None:
