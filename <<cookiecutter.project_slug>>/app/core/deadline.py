@@ -75,7 +75,7 @@ class Deadlines:
     def _tick(self, expected: float) -> None:
         now = time.monotonic()
         late = max(0.0, now - expected)
-        metrics.LOOP_LAG_SECONDS.observe(late)
+        metrics.LOOP_LAG_SECONDS.labels("api").observe(late)
         if late > BLOCKED_SECONDS:
             log.warning("event_loop_blocked", seconds=round(late, 2))
         for deadline in self._under_way:

@@ -30,6 +30,7 @@ THREADS = 8
 # So many calls in a row fail, each after its own further attempts, and for so long none is made then.
 FAILURES = 3
 OPEN_SECONDS = 2.0
+CHORE_SECONDS = 120.0
 # What strangers put here by a signed address, until it has been looked at. What is left goes after two days.
 QUARANTINE = "quarantine/"
 QUARANTINE_DAYS = 2
@@ -217,7 +218,10 @@ class Storage:
             strict: fail when the store offers no versioning or lifecycle, as development stores do not.
             origins: of pages that may use signed addresses.
         """
-        await self._call(partial(_ensure_bucket, settings=self._settings, strict=strict, origins=origins))
+        # A chore of many calls, for which nobody waits.
+        await self._run(
+            partial(_ensure_bucket, settings=self._settings, strict=strict, origins=origins), seconds=CHORE_SECONDS
+        )
 
     async def check(self) -> None:
         """Raise when the store does not answer or the bucket is missing."""
@@ -252,8 +256,10 @@ class Storage:
         except CircuitOpen as error:
             raise StorageUnavailable from error
 
-    async def _run(self, work: Callable[["S3Client"], R]) -> R:
-        seconds = self._settings.deadline_seconds
+    async def _run(self, work: Callable[["S3Client"], R], seconds: float = 0.0) -> R:
+        seconds = seconds or self._settings.deadline_seconds
+        if self._made is None:  # loading boto3 is not the store's fault
+            await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._client)
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, work)
