@@ -219,16 +219,10 @@ async def _deliver(
     fault: ChannelDown | None = None
     error: str | None = None
     try:
-        outcome = "sent"
-        content = parse(channel, claimed.content or "")
-        provider_id = await _send(resources, sender, content, claimed)
-        kept = content.model_dump_json() if isinstance(content, Push) else None
-        settled = await queue.sent(claimed, provider_id, kept)
+        provider_id, needed = await _send(resources, sender, channel, claimed)
+        outcome, settled = "sent", await queue.sent(claimed, provider_id, needed)
     except Refused as refusal:
         outcome, error = "refused", str(refusal)
-        if isinstance(refusal, DeviceNotRegistered) and isinstance(content, Push):
-            async with resources.db.transaction() as session:
-                await device_gone(session, content.to)
         settled = await queue.failed(claimed, error)
     except Deferred as refusal:
         outcome, error = "retried", str(refusal)
@@ -249,14 +243,16 @@ async def _deliver(
     return fault
 
 
-async def _send(resources: Resources, sender: Sender, content: Message, claimed: Claimed) -> str:
-    if isinstance(content, Push):
-        async with resources.db.read() as session:
-            if await devices_gone(session, [content.to]):
-                raise Refused("DeviceNotRegistered, as Expo has said before")
+async def _send(resources: Resources, sender: Sender, channel: Channel, claimed: Claimed) -> tuple[str, str | None]:
+    """What the provider calls the message, and what of it is still needed: a receipt names a ticket, not a device."""
     try:
+        content = parse(channel, claimed.content or "")
         async with asyncio.timeout(resources.settings.messages.timeout_seconds):
-            return await sender.send(content, claimed.id)
+            if isinstance(content, Push):
+                return await _notify(resources, sender, content, claimed.id), content.model_dump_json(
+                    include={"to", "title"}
+                )
+            return await sender.send(content, claimed.id), None
     except (Refused, Deferred):
         raise
     except TimeoutError:
@@ -265,6 +261,19 @@ async def _send(resources: Resources, sender: Sender, content: Message, claimed:
         log.exception("message_not_sent", message_id=str(claimed.id))
         capture(error)
         raise Deferred(type(error).__name__) from error
+
+
+async def _notify(resources: Resources, sender: Sender, content: Push, identity: UUID) -> str:
+    """Send to a device, unless it is known to be gone."""
+    async with resources.db.read() as session:
+        if await devices_gone(session, [content.to]):
+            raise Refused("DeviceNotRegistered, as Expo has said before")
+    try:
+        return await sender.send(content, identity)
+    except DeviceNotRegistered:
+        async with resources.db.transaction() as session:
+            await device_gone(session, content.to)
+        raise
 
 
 # The admin

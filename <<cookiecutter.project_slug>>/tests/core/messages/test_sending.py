@@ -1,8 +1,12 @@
 """Sending: with the transaction or not at all, kept in the sandbox, erased and forgotten in time."""
 
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
@@ -22,9 +26,11 @@ from app.core.messages import (
 )
 from app.core.messages.kinds import Content
 from app.core.messages.lanes import prune
+from app.core.project import ROOT
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
+    from devstack import Stack
 
 RunTasks = Callable[[], Awaitable[list[str]]]
 MAIL = Email(to="ada@example.com", subject="Welcome", text="Hello")
@@ -83,6 +89,34 @@ async def test_a_savepoint_takes_its_messages_along(resources: "Resources", run_
     assert await run_tasks() == ["done"]
     async with resources.db.read() as session:
         assert await kept(session) == [MAIL]
+
+
+async def test_at_a_terminal(resources: "Resources", stack: "Stack") -> None:
+    """The list shows no address and no text; what a message in the sandbox says is shown by its id."""
+    async with resources.db.transaction() as session:
+        identity = await send(session, MAIL)
+        await send(session, SlackNote(text="x"))
+
+    async def cli(*arguments: str) -> tuple[str, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app.cli", "messages", *arguments, env=stack.env, stdout=PIPE, stderr=PIPE, cwd=ROOT
+        )
+        out, err = await process.communicate()
+        return out.decode(), err.decode()
+
+    (listed, _), (shown, _), (_, unknown), (_, wrong) = await asyncio.gather(
+        cli("list", "--channel", "email", "--state", "queued"),
+        cli("show", str(identity)),
+        cli("show", str(UUID(int=0))),
+        cli("list", "--state", "lost"),
+    )
+    (line,) = [line for line in listed.splitlines() if "***" in line]
+    assert line.split("  ")[2:] == ["email", "queued", "a***@example.com"]
+    assert str(identity) in line
+    assert "subject: Welcome" in shown
+    assert "to: ada@example.com" in shown
+    assert "no such message" in unknown
+    assert "'lost' is not a valid State" in wrong
 
 
 async def test_what_is_over_is_forgotten(resources: "Resources", run_tasks: RunTasks) -> None:
