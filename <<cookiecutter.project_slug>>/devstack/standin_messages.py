@@ -105,7 +105,7 @@ class StandInMail:
             server.close()
             for connection in connections:
                 if connection.transport:
-                    connection.transport.abort()
+                    connection.transport.close()
             handlers = [connection._handler_coroutine for connection in connections]
             await asyncio.gather(*(handler for handler in handlers if handler), return_exceptions=True)
 

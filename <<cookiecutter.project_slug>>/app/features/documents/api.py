@@ -8,6 +8,7 @@ from fastapi import Query, Response, UploadFile
 from app.core.access import Access
 from app.core.api import feature_router
 from app.core.errors import problem_responses
+from app.core.pagination import Page, Paging
 from app.core.resources import AppResources, Resources
 from app.core.security import CurrentUser
 from app.core.sse import EventStream
@@ -15,7 +16,6 @@ from app.features.documents import retrieval
 from app.features.documents.models import Document, Status
 from app.features.documents.schemas import (
     AskIn,
-    DocumentList,
     DocumentOut,
     DownloadOut,
     FeedbackIn,
@@ -117,14 +117,13 @@ def _taken(document: Document, working: bool, response: Response) -> DocumentOut
 async def list_documents(
     user: CurrentUser,
     resources: AppResources,
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    before: Annotated[UUID | None, Query(description="The `next` of the page before.")] = None,
+    paging: Paging,
     status: Annotated[Status | None, Query(description="Only those that have come so far.")] = None,
-) -> DocumentList:
+) -> Page[DocumentOut]:
     """Newest first, a page at a time."""
     async with resources.db.read() as session:
-        found, following = await library.list_newest(session, user.id, limit=limit, before=before, status=status)
-    return DocumentList(items=[DocumentOut.model_validate(document) for document in found], next=following)
+        found = await library.list_newest(session, user.id, paging, status=status)
+    return paging.page(found, DocumentOut.model_validate)
 
 
 @router.post("/search", summary="Search your documents", responses=problem_responses(401))

@@ -86,13 +86,6 @@ class DownloadOut(BaseModel):
     expires_at: datetime
 
 
-class DocumentList(BaseModel):
-    """A page of documents, newest first."""
-
-    items: list[DocumentOut]
-    next: UUID | None = Field(description="Give this as `before` to get the next page; null on the last one.")
-
-
 class SearchIn(BaseModel):
     """What to look for."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from app.core.messages import (
     Channel,
@@ -393,7 +393,7 @@ class TestRuns:
         async with resources.db.transaction() as session:
             await send(session, SMS)
         async with resources.db.transaction() as session:
-            await session.execute(OutboxTask.__table__.delete())
+            await session.execute(delete(OutboxTask))
         await look(resources)
         await look(resources)
         assert await asked() == ["messages.sms"]

@@ -297,6 +297,7 @@ async def test_after_the_last_attempt_the_owner_knows_and_may_try_again(
 
 async def test_an_upload_without_a_store_leaves_nothing(resources: "Resources", principal: "Principal") -> None:
     """The file is stored first: when that fails there is neither a row nor a task, and the client hears of it."""
+    from app.core.pagination import Place, Rows
     from app.core.storage import Storage, StorageUnavailable
     from app.features.documents.service import library, uploads
 
@@ -306,7 +307,7 @@ async def test_an_upload_without_a_store_leaves_nothing(resources: "Resources", 
         await uploads.upload(replace(resources, storage=storage), principal.id, "a.txt", b"Some text.")
     await storage.close()
     async with resources.db.read() as session:
-        assert await library.list_newest(session, principal.id, limit=10, before=None) == ([], None)
+        assert await library.list_newest(session, principal.id, Place()) == Rows([], None)
     assert await outbox(resources) == []
 
 

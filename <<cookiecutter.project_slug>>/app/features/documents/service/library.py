@@ -1,6 +1,5 @@
 """What an owner has: looking a document up, listing, fetching its file, and where that is kept."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -9,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.errors import NotFound
+from app.core.pagination import Place, Rows, fetch
 from app.core.resources import Resources
 from app.core.storage import ObjectNotFound
 from app.features.documents.models import Document, Status
@@ -59,24 +59,23 @@ async def get(session: AsyncSession, owner_id: UUID, document_id: UUID) -> Docum
 
 
 async def list_newest(
-    session: AsyncSession, owner_id: UUID, *, limit: int, before: UUID | None, status: Status | None = None
-) -> tuple[Sequence[Document], UUID | None]:
-    """A page of the owner's documents, newest first, and where the next page begins, if there is one.
+    session: AsyncSession, owner_id: UUID, place: Place, *, status: Status | None = None
+) -> Rows[Document]:
+    """A page of the owner's documents, newest first.
 
     Args:
         session: for reading.
         owner_id: whose.
-        limit: at most so many.
-        before: the `next` of the page before.
+        place: which page.
         status: only those that have come so far.
+
+    Raises:
+        BadCursor: the cursor is of another list.
     """
-    query = select(Document).where(Document.owner_id == owner_id).order_by(Document.id.desc()).limit(limit + 1)
-    if before:
-        query = query.where(Document.id < before)
+    query = select(Document).where(Document.owner_id == owner_id)
     if status:
         query = query.where(Document.status == status)
-    found = (await session.scalars(query)).all()
-    return found[:limit], found[limit - 1].id if len(found) > limit else None
+    return await fetch(session, query, place, by=(Document.id,))
 
 
 async def download(resources: Resources, owner_id: UUID, document_id: UUID) -> Download:
