@@ -19,7 +19,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
@@ -162,7 +162,7 @@ def _parsed(value: Any, kind: type[Any]) -> Any:
     Raises:
         ValueError, TypeError: it is something else.
     """
-    if kind in (UUID, datetime, date) and not isinstance(value, str):
+    if kind in (UUID, datetime) and not isinstance(value, str):
         raise TypeError(value)
     if kind is UUID:
         return UUID(value)
@@ -171,8 +171,6 @@ def _parsed(value: Any, kind: type[Any]) -> Any:
         if found.tzinfo is None:
             raise ValueError("a moment without a zone is none")
         return found
-    if kind is date:
-        return date.fromisoformat(value)
     if type(value) is not kind or (kind is str and "\x00" in value):
         raise TypeError(value)
     return value
