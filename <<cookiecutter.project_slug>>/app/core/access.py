@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.errors import Forbidden, NotFound, problem_responses
+from app.core.rate_limit import per_user
 from app.core.security import PRINCIPAL, Principal, Role, bearer_of, current_user, principal_of
 
 
@@ -152,8 +153,11 @@ def _put_before(route: BaseRoute, access: Access) -> None:
 
 
 async def _signed_in(scope: Scope) -> Principal:
-    principal = principal_of(scope["app"].state.resources.settings.auth, scope)
+    resources = scope["app"].state.resources
+    principal = principal_of(resources.settings.auth, scope)
     scope[PRINCIPAL] = principal
+    if resources.settings.limits.per_user:
+        await resources.limiter.take(per_user(resources.settings.limits), str(principal.id))
     return principal
 
 

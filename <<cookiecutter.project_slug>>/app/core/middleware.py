@@ -1,7 +1,7 @@
 """What surrounds every request, as plain ASGI: one wrapper costs 3,000 instructions, a `BaseHTTPMiddleware` 571,000.
 
-From the outside in: `Edge` (request id, security headers, access log, metrics), `KnownHosts`, `Cors`, `LastResort`,
-`BodyLimit`, and then the application. A request passes at its fullest: see docs/architecture.md.
+From the outside in: `Edge` (request id, security headers, access log, metrics), `KnownHosts`, `Cors`, `PerClient` (where
+set), `LastResort`, `BodyLimit`, and then the application. A request passes at its fullest: see docs/architecture.md.
 """
 
 import re
@@ -25,6 +25,7 @@ from app.core.deadline import NEVER, DeadlineExceeded, Deadlines
 from app.core.errors import MEDIA_TYPE, AppError, problem
 from app.core.logging import client_address, json_line, request_id, user_id
 from app.core.masking import masked_text
+from app.core.rate_limit import PerClient
 from app.core.settings import Settings
 from app.core.sse import STREAMED
 from app.core.telemetry import capture
@@ -50,6 +51,8 @@ def middleware(settings: Settings) -> list[Middleware]:
     ]
     if settings.http.cors_origins:
         stack.append(Middleware(Cors, origins=settings.http.cors_origins))
+    if settings.limits.per_client:
+        stack.append(Middleware(PerClient, amount=settings.limits.per_client))
     http = settings.http
     return [
         *stack,
@@ -213,7 +216,7 @@ class Cors(CORSMiddleware):
             allow_origins=origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-            expose_headers=["X-Request-ID", "Location", "Retry-After"],
+            expose_headers=["X-Request-ID", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"],
             max_age=600,
         )
         exposed = [(name.lower().encode(), value.encode()) for name, value in self.simple_headers.items()]

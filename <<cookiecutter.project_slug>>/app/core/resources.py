@@ -12,6 +12,7 @@ from app.core.ai import Answerer, Embedder, create_answerer, create_embedder, he
 from app.core.cache import ONE_RETRY, Cache
 from app.core.db import Database
 from app.core.events import Events
+from app.core.rate_limit import Limiter
 from app.core.settings import Settings
 from app.core.storage import Storage
 from app.core.tasks import Publisher
@@ -55,6 +56,7 @@ class Resources:
     db: Database
     cache: Cache
     events: Events
+    limiter: Limiter
     broker: Broker
     storage: Storage
     publisher: Publisher
@@ -80,6 +82,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         cache = Cache(settings.cache)
         stack.push_async_callback(cache.close)
         events = Events(settings.ws, cache)
+        limiter = Limiter(cache)
         broker = Broker(settings)
         stack.push_async_callback(broker.close)
         storage = Storage(settings.storage)
@@ -88,7 +91,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(embedder.close)
         answerer = create_answerer(settings.ai)
         stack.push_async_callback(answerer.close)
-        yield Resources(settings, db, cache, events, broker, storage, publisher, embedder, answerer)
+        yield Resources(settings, db, cache, events, limiter, broker, storage, publisher, embedder, answerer)
 
 
 async def app_resources(request: Request) -> Resources:

@@ -7,6 +7,7 @@ from starlette.websockets import WebSocket
 
 from app.core.access import Access
 from app.core.api import PREFIX, feature_router
+from app.core.rate_limit import limited
 from app.core.realtime import tickets
 from app.core.realtime.hub import Hub
 from app.core.resources import AppResources
@@ -26,7 +27,7 @@ class TicketOut(BaseModel):
     expires_in: int = Field(description="Seconds until it is good for none.", examples=[tickets.SECONDS])
 
 
-@router.post("/tickets", status_code=201)
+@router.post("/tickets", status_code=201, dependencies=[limited("tickets")])
 async def make_ticket(request: Request, response: Response, user: CurrentUser, resources: AppResources) -> TicketOut:
     """A ticket for a WebSocket at /ws. The socket ends when the access token would."""
     response.headers["Cache-Control"] = "no-store"

@@ -13,6 +13,7 @@ from app.core.settings.base import NO_SECRET, Address, CommaList, FeatureSetting
 from app.core.settings.database import Database
 from app.core.settings.health import Health
 from app.core.settings.http import Http
+from app.core.settings.limits import Limits
 from app.core.settings.listing import default_text, documented, is_generated, redacted
 from app.core.settings.loading import SettingsError, load_settings
 from app.core.settings.log import Log
@@ -44,6 +45,7 @@ __all__ = [
     "FeatureSettings",
     "Health",
     "Http",
+    "Limits",
     "Log",
     "Messages",
     "Metrics",

@@ -15,6 +15,7 @@ from app.core.settings.base import FeatureSettings
 from app.core.settings.database import Database
 from app.core.settings.health import Health
 from app.core.settings.http import Http
+from app.core.settings.limits import Limits
 from app.core.settings.log import Log
 from app.core.settings.messages import Messages
 from app.core.settings.redis import Broker, Cache
@@ -44,6 +45,7 @@ class Settings(BaseModel):
     log: Log = Log()
     http: Http = Http()
     database: Database = Database()
+    limits: Limits = Limits()
     ws: Ws = Ws()
     cache: Cache = Cache()
     broker: Broker = Broker()
