@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -79,7 +79,7 @@ async def test_many_at_once_are_counted_right(resources: "Resources") -> None:
     assert 36 <= sum(result is None for result in results) <= 40
 
 
-async def test_a_window_slides(resources: "Resources", eventually: Callable[..., object]) -> None:
+async def test_a_window_slides(resources: "Resources", eventually: Callable[..., Any]) -> None:
     """Who has used up the limit may ask again when told, not sooner, and never twice as much in one length of it."""
     limit = Limit("sliding", 10, 1)
     assert await passed(resources.limiter, limit, "somebody", 10) == 10
