@@ -7,6 +7,7 @@ from types import ModuleType
 
 import structlog
 from fastapi import APIRouter, FastAPI, Response
+from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
 
 from app.core import health, jwks, metrics
@@ -23,6 +24,7 @@ from app.core.realtime.hub import open_hub
 from app.core.resources import AppResources, open_resources
 from app.core.settings import Settings, load_settings, redacted
 from app.core.telemetry import configure_sentry
+from app.core.tracing import Traced, configure_tracing
 from app.features import modules, settings_of_features
 
 log = structlog.get_logger(__name__)
@@ -58,14 +60,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             app.state.resources = resources
             app.state.hub = hub
             metrics.note_build(settings)
+            if tracing:
+                tracing.instrument(resources)
             watching = asyncio.create_task(metrics.watch(resources))
             announce("started", settings=redacted(settings))
             yield
             announce("stopping")
             watching.cancel()
+        if tracing:
+            await tracing.close()
 
     configure_logging(settings, "api")
     configure_sentry(settings, "api")
+    tracing = configure_tracing(settings, "api")
     app = FastAPI(
         title=project().title,
         description=project().description,
@@ -78,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     install_error_handlers(app)
-    install_middleware(app, settings)
+    install_middleware(app, settings, [Middleware(Traced, tracing=tracing)] if tracing else [])
     add_routes(app, [router, *(module.router for module in modules_with_routes())])
     if settings.docs_enabled:
         add_docs(app)

@@ -25,6 +25,7 @@ from app.core.resources import Resources, open_resources
 from app.core.settings import Settings, load_settings, redacted
 from app.core.tasks import Periodic, Queue, Task, celery_app, execute, register, schedule, sweep_outbox
 from app.core.telemetry import configure_sentry
+from app.core.tracing import Tracing, configure_tracing
 from app.core.worker_heartbeat import write_heartbeat
 from app.core.worker_reserve import reserve
 from app.features import modules, settings_of_features
@@ -44,6 +45,7 @@ class Process:
         self._opened: AbstractAsyncContextManager[Resources] | None = None
         self._resources: Resources | None = None
         self._running: asyncio.Task[str] | None = None
+        self._tracing: Tracing | None = None
 
     def open(self, **_: Any) -> None:
         """After the fork: nothing that holds a socket may be shared with the parent."""
@@ -52,6 +54,9 @@ class Process:
         self._opened = open_resources(self._settings)
         self._resources = self._runner.run(self._opened.__aenter__())
         metrics.note_build(self._settings)
+        self._tracing = configure_tracing(self._settings, "worker")
+        if self._tracing:
+            self._tracing.instrument(self._resources)
 
     def run(self, task: Task[Any], task_id: UUID, args: Sequence[Any]) -> str:
         """Work off one message."""
@@ -77,6 +82,8 @@ class Process:
         """Before the process ends."""
         if self._runner and self._opened:
             self._runner.run(self._opened.__aexit__(None, None, None))
+            if self._tracing:
+                self._runner.run(self._tracing.close())
             self._runner.close()
 
 

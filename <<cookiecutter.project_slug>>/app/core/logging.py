@@ -19,6 +19,7 @@ from app.core.settings import Settings
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 user_id: ContextVar[str] = ContextVar("user_id", default="")
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 client_address: ContextVar[str] = ContextVar("client_address", default="")
 
 _lifecycle = logging.getLogger("app.lifecycle")
@@ -99,6 +100,8 @@ def _add_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMap
         event.setdefault("request_id", current)
     if user := user_id.get():
         event.setdefault("user_id", user)
+    if trace := trace_id.get():
+        event.setdefault("trace_id", trace)
     return event
 
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core import metrics
 from app.core.deadline import NEVER, DeadlineExceeded, Deadlines
 from app.core.errors import MEDIA_TYPE, AppError, problem
-from app.core.logging import client_address, json_line, request_id, user_id
+from app.core.logging import client_address, json_line, request_id, trace_id, user_id
 from app.core.masking import masked_text
 from app.core.rate_limit import PerClient
 from app.core.settings import Settings
@@ -165,6 +165,7 @@ class Edge:
                         "status": status,
                         "milliseconds": round(seconds * 1000, 2),
                         "client": client[0] if client else "",
+                        **({"trace_id": trace} if (trace := trace_id.get()) else {}),
                     }
                 )
                 + b"\n"
@@ -328,9 +329,10 @@ class BodyLimit:
         await self.app(scope, receive_counted, send)
 
 
-def install_middleware(app: FastAPI, settings: Settings) -> None:
-    """Put the stack around `app`."""
-    app.user_middleware[:0] = middleware(settings)
+def install_middleware(app: FastAPI, settings: Settings, within_edge: Sequence[Middleware] = ()) -> None:
+    """Put the stack around `app`, with what comes right after the outermost, if anything."""
+    edge, *others = middleware(settings)
+    app.user_middleware[:0] = [edge, *within_edge, *others]
 
 
 async def _answer(send: Send, status: int, code: str, detail: str, further: Sequence[tuple[bytes, bytes]] = ()) -> None:

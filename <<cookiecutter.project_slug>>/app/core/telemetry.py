@@ -52,11 +52,15 @@ def configure_sentry(settings: Settings, service: str) -> None:
 
 
 def capture(error: BaseException) -> None:
-    """Report an error that is handled here. Does nothing when Sentry is off."""
+    """Report an error that is handled here, to Sentry and in the trace. Does nothing where both are off."""
     if "sentry_sdk" in sys.modules:
         import sentry_sdk
 
         sentry_sdk.capture_exception(error)
+    if "opentelemetry.sdk.trace" in sys.modules:
+        from app.core.tracing import mark_failed
+
+        mark_failed(error)
 
 
 def _mask_event(event: Any, _hint: dict[str, Any]) -> Any:

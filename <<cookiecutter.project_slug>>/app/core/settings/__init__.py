@@ -25,7 +25,7 @@ from app.core.settings.secrets import Secrets
 from app.core.settings.sources import ENV_FILE_VARIABLE, Variables, env_file, read_variables, unknown_variables
 from app.core.settings.storage import Storage
 from app.core.settings.tasks import Tasks
-from app.core.settings.telemetry import Metrics, Sentry
+from app.core.settings.telemetry import Metrics, Otel, Sentry
 from app.core.settings.ws import Ws
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Log",
     "Messages",
     "Metrics",
+    "Otel",
     "Price",
     "Secrets",
     "Sentry",

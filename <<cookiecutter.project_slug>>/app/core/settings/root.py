@@ -22,7 +22,7 @@ from app.core.settings.redis import Broker, Cache
 from app.core.settings.secrets import Secrets
 from app.core.settings.storage import Storage
 from app.core.settings.tasks import Tasks
-from app.core.settings.telemetry import Metrics, Sentry
+from app.core.settings.telemetry import Metrics, Otel, Sentry
 from app.core.settings.ws import Ws
 
 F = TypeVar("F", bound=FeatureSettings)
@@ -58,6 +58,7 @@ class Settings(BaseModel):
     ai: Ai = Ai()
     messages: Messages = Messages()
     sentry: Sentry = Sentry()
+    otel: Otel = Otel()
     metrics: Metrics = Metrics()
     secrets: Secrets = Secrets()
     features: Mapping[type[FeatureSettings], FeatureSettings] = Field(default_factory=dict, exclude=True)
@@ -78,6 +79,12 @@ class Settings(BaseModel):
         """The level asked for, or the default of the environment."""
         defaults = {Environment.DEVELOPMENT: "DEBUG", Environment.STAGING: "INFO", Environment.PRODUCTION: "WARNING"}
         return self.log.level or defaults[self.environment]
+
+    @property
+    def traces_sample_rate(self) -> float:
+        """Share of requests that OpenTelemetry traces."""
+        rate = self.otel.traces_sample_rate
+        return rate if rate is not None else (0.1 if self.production else 1.0)
 
     @property
     def api_workers(self) -> int:

@@ -26,8 +26,8 @@ FILE_SUFFIX = "_FILE"
 MAX_SECRET_BYTES = 64 * 1024
 # Seconds to connect to AWS, and between two packets. A process that cannot start should say so soon.
 AWS_SECONDS = 5
-# Variables that other programs read and that begin like one of our groups.
-FOREIGN = frozenset({"HTTP_PROXY"})
+# What others read and begins like one of our groups: clients of HTTP, OpenTelemetry's SDK.
+FOREIGN = ("HTTP_PROXY", "OTEL_")
 
 
 @dataclass(slots=True)
@@ -80,14 +80,14 @@ def unknown_variables(
     """
     known = [name for name, _ in _known(features)]
     files = [name + FILE_SUFFIX for name, described in _known(features) if is_secret(described)]
-    right = {*known, *files, *others, *FOREIGN}
+    right = {*known, *files, *others}
     prefixes = tuple(
         [f"{name.upper()}_" for name in Settings.model_fields if name not in ("environment", "features")]
         + [feature.prefix for feature in features]
     )
     lines = []
     for name in sorted(variables.values):
-        if name.startswith(prefixes) and name not in right:
+        if name.startswith(prefixes) and name not in right and not name.startswith(FOREIGN):
             near = difflib.get_close_matches(name, known, 1, 0.8)
             lines.append(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
     return lines

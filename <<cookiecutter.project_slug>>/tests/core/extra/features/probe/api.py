@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+from app.features.probe.tasks import look
 from fastapi import File, Query, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
@@ -12,6 +13,7 @@ from app.core.access import Access
 from app.core.api import feature_router
 from app.core.resources import AppResources
 from app.core.security import CurrentUser
+from app.core.tasks import enqueue
 
 router = feature_router("probe")
 ACCESS = {
@@ -24,6 +26,7 @@ ACCESS = {
     "GET /api/v1/probe/drip": Access.ANYONE,
     "GET /api/v1/probe/staff": Access.STAFF,
     "GET /api/v1/probe/cached": Access.ANYONE,
+    "POST /api/v1/probe/tasks": Access.ANYONE,
 }
 
 
@@ -101,3 +104,10 @@ async def cached(resources: AppResources) -> dict[str, int]:
 
     value: dict[str, int] = await resources.cache.get_or_set("probe:cached", make)
     return value
+
+
+@router.post("/tasks", summary="Ask for a task")
+async def ask(resources: AppResources) -> dict[str, str]:
+    """As an upload does: a row, and a task about it."""
+    async with resources.db.transaction() as session:
+        return {"task": str(enqueue(session, look, "x"))}

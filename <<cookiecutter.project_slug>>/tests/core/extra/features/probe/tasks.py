@@ -7,9 +7,14 @@ import time
 from datetime import timedelta
 from typing import cast
 
+import structlog
+from sqlalchemy import text
+
 from app.core.logging import request_id
 from app.core.resources import Resources
-from app.core.tasks import Periodic, Queue, task
+from app.core.tasks import Periodic, Queue, enqueue, task
+
+log = structlog.get_logger(__name__)
 
 BEGUN = "probe:begun"
 DONE = "probe:done"
@@ -40,6 +45,15 @@ async def note(resources: Resources, name: str) -> None:
     """Leave a note, without hurry."""
     await _say(resources, BEGUN, name)
     await _say(resources, DONE, f"{name} {request_id.get()}".strip())
+
+
+@task("probe.look", queue=Queue.HIGH)
+async def look(resources: Resources, name: str) -> None:
+    """Ask the database, and ask for a further task about it."""
+    log.info("probe_looks")
+    async with resources.db.transaction() as session:
+        await session.execute(text("SELECT 42 AS answer"))
+        enqueue(session, note, name)
 
 
 @task("probe.wait", queue=Queue.LOW)
