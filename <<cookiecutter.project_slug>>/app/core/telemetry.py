@@ -57,7 +57,7 @@ def capture(error: BaseException) -> None:
         import sentry_sdk
 
         sentry_sdk.capture_exception(error)
-    if "opentelemetry.sdk.trace" in sys.modules:
+    if "opentelemetry.exporter" in sys.modules:  # redis-py loads the SDK itself
         from app.core.tracing import mark_failed
 
         mark_failed(error)

@@ -46,5 +46,5 @@ def test_importing_and_assembling_starts_nothing() -> None:
     assert report["seen"] == []
     assert report["threads"] == ["MainThread"]
     assert report["environment"]
-    heavy = {"openai", "boto3", "botocore", "opentelemetry.sdk", "sqladmin", "sentry_sdk", "numpy", "pypdf"}
+    heavy = {"openai", "boto3", "botocore", "opentelemetry.exporter", "sqladmin", "sentry_sdk", "numpy", "pypdf"}
     assert heavy.isdisjoint(report["modules"])
