@@ -29,6 +29,8 @@ from app.core.settings import (
 from app.features import modules, settings_of_features
 
 if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
     from app.core.resources import Resources
 
 R = TypeVar("R")
@@ -39,6 +41,8 @@ messages_cli = typer.Typer(no_args_is_help=True, help="What the service sends to
 cli.add_typer(settings_cli, name="settings")
 for feature_commands in modules("commands"):
     cli.add_typer(feature_commands.cli)  # without a name: its commands stand beside those below
+encryption_cli = typer.Typer(no_args_is_help=True, help="The keys of encrypted fields.")
+cli.add_typer(encryption_cli, name="encryption")
 tasks_cli = typer.Typer(no_args_is_help=True, help="Background tasks that failed for good.")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(messages_cli, name="messages")
@@ -400,6 +404,72 @@ def show_message(identity: Annotated[UUID, typer.Argument(help="Its id, as `mess
             print(f"{name}: {value}")
 
     _with_resources("messages", show)
+
+
+@encryption_cli.command("new-key")
+def new_encryption_key() -> None:
+    """Print a fresh key as ENCRYPTION_KEYS wants it."""
+    from datetime import UTC, datetime
+
+    from app.core.settings.encryption import new_key
+
+    print(new_key(datetime.now(UTC).date()))
+
+
+@encryption_cli.command("status")
+def encryption_status() -> None:
+    """Say how many values are under which key; exit code 1 while some are not under the first one."""
+
+    async def act(resources: "Resources") -> bool:
+        return await _say_standing(resources)
+
+    if not _with_resources("encryption", act):
+        raise typer.Exit(1)
+
+
+@encryption_cli.command("rotate")
+def rotate_encryption(batch: Annotated[int, typer.Option(help="Rows in one transaction.", min=1)] = 200) -> None:
+    """Bring every value under the first key of ENCRYPTION_KEYS, while the service goes on; run it again if stopped."""
+    from app.core.encryption import NoKey, rotate
+
+    async def act(resources: "Resources") -> bool:
+        try:
+            done = await rotate(resources.db, resources.encryption, _models(), batch)
+        except NoKey as error:
+            raise fail(f"rotate: {error}") from error
+        print(f"rotate: {done.rewrapped} values are under {resources.encryption.current} now")
+        for line in done.refused:
+            print(f"rotate: {line}", file=sys.stderr)
+        return await _say_standing(resources)
+
+    if not _with_resources("encryption", act):
+        raise fail("rotate: some values are not under the first key")
+
+
+async def _say_standing(resources: "Resources") -> bool:
+    """Print what is under which key; True when everything is under the first one."""
+    from app.core.encryption import standing
+
+    known = resources.encryption.known
+    under: set[str] = set()
+    for entry in await standing(resources.db, _models()):
+        under |= set(entry.keys)
+        for name, count in sorted(entry.keys.items()):
+            missing = "" if name in known else "  MISSING in ENCRYPTION_KEYS"
+            print(f"{entry.column}  {name}  {count}{missing}")
+    for name in known:
+        role = "encrypts" if name == known[0] else "still needed" if name in under else "not needed: may be removed"
+        print(f"{name}  {role}")
+    return under <= set(known[:1])
+
+
+def _models() -> "MetaData":
+    """The tables of all features."""
+    from app.core import audit, messages, outbox  # noqa: F401  # core's own tables
+    from app.core.db import Base
+
+    modules("models")
+    return Base.metadata
 
 
 def _settings() -> Settings:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from textwrap import wrap
@@ -10,6 +11,8 @@ from pydantic.fields import FieldInfo
 
 from app.core.project import project
 from app.core.settings import FeatureSettings, default_text, documented, is_generated
+from app.core.settings.base import extra_of
+from app.core.settings.encryption import new_key
 
 # Read by compose alone; here because people look for every variable in one file.
 COMPOSE: tuple[tuple[str, str, str], ...] = (
@@ -42,6 +45,8 @@ def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
     """
 
     def value(_: str, field: FieldInfo) -> str:
+        if extra_of(field).get("generated") == "encryption key":
+            return new_key(datetime.now(UTC).date())
         return secrets.token_hex(24) if is_generated(field) else default_text(field)
 
     if path.exists():

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from app.core.ai import Answerer, Embedder, create_answerer, create_embedder, health_of
 from app.core.cache import ONE_RETRY, Cache
 from app.core.db import Database
+from app.core.encryption import Encryption
 from app.core.events import Events
 from app.core.rate_limit import Limiter
 from app.core.settings import Settings
@@ -62,6 +63,7 @@ class Resources:
     publisher: Publisher
     embedder: Embedder
     answerer: Answerer
+    encryption: Encryption
 
     @property
     def checked(self) -> tuple[Checked, ...]:
@@ -91,7 +93,10 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(embedder.close)
         answerer = create_answerer(settings.ai)
         stack.push_async_callback(answerer.close)
-        yield Resources(settings, db, cache, events, limiter, broker, storage, publisher, embedder, answerer)
+        encryption = Encryption(settings.encryption)
+        yield Resources(
+            settings, db, cache, events, limiter, broker, storage, publisher, embedder, answerer, encryption
+        )
 
 
 async def app_resources(request: Request) -> Resources:

@@ -11,6 +11,7 @@ from app.core.settings.auth import Auth
 from app.core.settings.backup import Backup
 from app.core.settings.base import NO_SECRET, Address, CommaList, FeatureSettings, secret
 from app.core.settings.database import Database
+from app.core.settings.encryption import Encryption
 from app.core.settings.health import Health
 from app.core.settings.http import Http
 from app.core.settings.limits import Limits
@@ -41,6 +42,7 @@ __all__ = [
     "Cache",
     "CommaList",
     "Database",
+    "Encryption",
     "Environment",
     "FeatureSettings",
     "Health",

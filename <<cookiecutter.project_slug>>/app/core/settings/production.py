@@ -39,6 +39,8 @@ def production_faults(settings: Settings) -> list[str]:
         faults.append("HTTP_CORS_ORIGINS: * lets every site in; name the origins")
     if "*" in settings.allowed_hosts:
         faults.append("HTTP_ALLOWED_HOSTS: * answers to any name; name the hosts")
+    if any(group.encrypts for group in settings.features) and not settings.encryption.keys.get_secret_value():
+        faults.append("ENCRYPTION_KEYS: missing; make one: python -m app.cli encryption new-key")
     return faults + _ai_faults(settings)
 
 

@@ -13,6 +13,7 @@ from app.core.settings.auth import Auth
 from app.core.settings.backup import Backup
 from app.core.settings.base import FeatureSettings
 from app.core.settings.database import Database
+from app.core.settings.encryption import Encryption
 from app.core.settings.health import Health
 from app.core.settings.http import Http
 from app.core.settings.limits import Limits
@@ -53,6 +54,7 @@ class Settings(BaseModel):
     storage: Storage = Storage()
     backup: Backup = Backup()
     auth: Auth = Auth()
+    encryption: Encryption = Encryption()
     audit: Audit = Audit()
     health: Health = Health()
     ai: Ai = Ai()
