@@ -43,7 +43,7 @@ def read_keys(text: str) -> dict[str, bytes]:
 
 
 class Encryption(BaseModel):
-    """Encryption of fields: see docs/encryption.md."""
+    """Fields that only this service can read; docs/encryption.md tells how."""
 
     keys: SecretStr = Field(
         default=NO_SECRET,
