@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 settings_cli = typer.Typer(no_args_is_help=True, help="The settings and their files.")
 messages_cli = typer.Typer(no_args_is_help=True, help="What the service sends to people outside.")
 cli.add_typer(settings_cli, name="settings")
@@ -46,6 +46,14 @@ cli.add_typer(encryption_cli, name="encryption")
 tasks_cli = typer.Typer(no_args_is_help=True, help="Background tasks that failed for good.")
 cli.add_typer(tasks_cli, name="tasks")
 cli.add_typer(messages_cli, name="messages")
+for _commands in modules("cli"):  # app.features.<feature>.cli
+    cli.add_typer(_commands.cli, name=_commands.__name__.split(".")[-2])
+
+
+@cli.callback(help=__doc__)
+def root(context: typer.Context) -> None:
+    """Give the commands of features a way to do something with the service's resources."""
+    context.obj = _with_resources
 
 
 def fail(message: str) -> typer.Exit:

@@ -39,7 +39,8 @@ async def wanted_models(session: AsyncSession, *, default: str, lock: bool = Fal
         .order_by(EmbeddingModel.state)
     )
     if lock:
-        wanted = wanted.with_for_update(read=True)
+        # A statement of its own: one that had to wait for the lock would still see the models of before.
+        await session.execute(select(EmbeddingModel.slot).with_for_update(read=True))
     found = (await session.scalars(wanted)).all()
     if not any(model.state == ModelState.ACTIVE for model in found):
         first = {"slot": 0, "name": default, "state": ModelState.ACTIVE}

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.core.resources import Resources
 from app.core.tasks import Periodic, Queue, task
-from app.features.documents.service import answering, deletion, processing, sweep
+from app.features.documents.service import answering, deletion, processing, reembedding, sweep
 
 LIMIT = timedelta(minutes=15)
 
@@ -55,7 +55,20 @@ async def forget_answers(resources: Resources) -> None:
     await answering.forget_old(resources)
 
 
+@task("documents.reembed", queue=Queue.LOW, max_attempts=20, limit=LIMIT)
+async def reembed(resources: Resources, slot: int) -> None:
+    """Go on with the vectors of a model."""
+    await reembedding.advance(resources, slot)
+
+
+@task("documents.remove_model", queue=Queue.LOW, durable=False)
+async def remove_model(resources: Resources) -> None:
+    """Delete the vectors of a model that is no longer searched."""
+    await reembedding.remove_leaving(resources)
+
+
 SCHEDULE = {
     "documents.reconcile": Periodic(reconcile, timedelta(hours=1)),
     "documents.forget_answers": Periodic(forget_answers, timedelta(days=1)),
+    "documents.remove_model": Periodic(remove_model, timedelta(minutes=5)),
 }
