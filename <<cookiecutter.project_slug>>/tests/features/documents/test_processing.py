@@ -77,7 +77,10 @@ async def without_provider(resources: "Resources") -> "AsyncIterator[Resources]"
     embedder = OpenAIEmbedder(
         api_key="", base_url="http://127.0.0.1:9/v1", model=OfflineEmbedder.model, timeout_seconds=1, max_retries=0
     )
-    yield replace(resources, embedder=embedder)
+    # It is not waited for beyond the attempts of the task.
+    tasks = resources.settings.tasks.model_copy(update={"patience_seconds": 0})
+    settings = resources.settings.model_copy(update={"tasks": tasks})
+    yield replace(resources, embedder=embedder, settings=settings)
     await embedder.close()
 
 

@@ -100,7 +100,11 @@ async def progress(resources: Resources) -> list[Progress]:
     async with resources.db.read() as session:
         found = []
         for model in await session.scalars(select(EmbeddingModel).order_by(EmbeddingModel.slot)):
-            done = func.count() if model.state == ModelState.ACTIVE else func.count().filter(Document.id <= model.done)
+            done = (
+                func.count()
+                if model.state == ModelState.ACTIVE
+                else func.count().filter(Document.id <= (model.done or UUID(int=0)))
+            )
             counted = select(done, func.count()).where(Document.status == Status.READY)
             finished, documents = (await session.execute(counted)).one()
             found.append(Progress(model.name, model.slot, model.state, model.since, finished, documents))
