@@ -63,10 +63,8 @@ async def vectors(resources: "Resources") -> dict[str, int]:
     from sqlalchemy import text
 
     async with resources.db.read() as session:
-        counted = (
-            "SELECT name, count(position) FROM embedding_models LEFT JOIN document_embeddings USING (slot) GROUP BY 1"
-        )
-        return {row.name: row.count for row in await session.execute(text(counted))}
+        counted = "SELECT name, count(position) AS vectors FROM embedding_models LEFT JOIN document_embeddings USING (slot) GROUP BY 1"
+        return {row.name: row.vectors for row in await session.execute(text(counted))}
 
 
 async def found(resources: "Resources", principal: "Principal", query: str = "zebrass") -> set[tuple[str, ...]]:

@@ -180,7 +180,7 @@ async def _locked(session: AsyncSession) -> list[EmbeddingModel]:
     return list(await session.scalars(select(EmbeddingModel).order_by(EmbeddingModel.slot).with_for_update()))
 
 
-def _following(done: UUID | None) -> Select[tuple[UUID]]:
+def _following(done: UUID | None) -> Select[UUID]:
     following = select(Document.id).order_by(Document.id).limit(AT_ONCE)
     return following.where(Document.id > done) if done else following
 
