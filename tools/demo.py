@@ -376,7 +376,7 @@ def check_health(url: str, token: str, notes: list[str]) -> None:
     """Every part is healthy, and only who holds the token is told which parts there are."""
     Client(url).send("GET", "/health")
     Client(url).send("GET", "/health/ready")
-    Client(url).send("GET", "/health/detailed", expected=404)
+    Client(url).send("GET", "/health/detailed", expected=401)
     deadline = time.monotonic() + WORK_SECONDS
     while True:
         answer = Client(url, token=token).send("GET", "/health/detailed", expected=None)

@@ -23,7 +23,7 @@ from fastapi.dependencies.models import Dependant
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.core.errors import Forbidden, NotFound, problem_responses
+from app.core.errors import Forbidden, NotFound, Unauthorized, problem_responses
 from app.core.rate_limit import per_user
 from app.core.security import PRINCIPAL, Principal, Role, bearer_of, current_user, principal_of
 
@@ -173,8 +173,10 @@ async def _superuser(scope: Scope) -> None:
 
 async def _health_token(scope: Scope) -> None:
     token = scope["app"].state.resources.settings.health.token.get_secret_value()
-    if not token or not hmac.compare_digest(bearer_of(scope).encode(), token.encode()):
-        raise NotFound  # who does not hold it is not told what there is
+    if not token:
+        raise NotFound  # nobody can hold it
+    if not hmac.compare_digest(bearer_of(scope).encode(), token.encode()):
+        raise Unauthorized
 
 
 async def _internal(scope: Scope) -> None:
@@ -217,10 +219,9 @@ def _describe(app: FastAPI, documented: Table) -> None:
                     used.add("access_token")
                     operation["security"] = [{"access_token": []}]
                     refusals = (401,) if access is Access.SIGNED_IN else (401, 403)
-                    for status, response in problem_responses(*refusals).items():
-                        response.pop("model")  # the schema is there: every route has a problem to tell
-                        operation["responses"].setdefault(str(status), response)
+                    _add_problems(operation, *refusals)
                 elif access is Access.HEALTH_TOKEN:
+                    _add_problems(operation, 401, 404)
                     used.add("health_token")
                     operation["security"] = [{"health_token": []}]
         if used:
@@ -228,3 +229,9 @@ def _describe(app: FastAPI, documented: Table) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the document
+
+
+def _add_problems(operation: dict[str, Any], *statuses: int) -> None:
+    for status, response in problem_responses(*statuses).items():
+        response.pop("model")  # the schema is there: every route has a problem to tell
+        operation["responses"].setdefault(str(status), response)

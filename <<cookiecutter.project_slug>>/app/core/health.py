@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.access import Access
 from app.core.db import Server
-from app.core.errors import Unavailable, problem_responses
+from app.core.errors import Unavailable
 from app.core.migrations import expected_heads
 from app.core.project import project
 from app.core.resources import AppResources, Resources
@@ -99,10 +99,10 @@ router.head("/health/ready", include_in_schema=False)(ready)
 @router.get(
     "/health/detailed",
     summary="How is every part?",
-    responses={503: {"model": Detailed, "description": "Not fit to serve"}, **problem_responses(404)},
+    responses={503: {"model": Detailed, "description": "Not fit to serve"}},
 )
 async def detailed(resources: AppResources, response: Response) -> Detailed:
-    """For whoever holds HEALTH_TOKEN; to everybody else there is nothing here."""
+    """For whoever holds HEALTH_TOKEN; where none is set there is nothing here."""
     parts = await check_parts(resources)
     status = overall(parts)
     response.status_code = 503 if status is Status.UNHEALTHY else 200

@@ -152,8 +152,8 @@ def test_health_tells_strangers_nothing(client: httpx.Client) -> None:
     """That it lives and whether it is ready; the parts are for who holds the token."""
     assert client.get("/health").json()["status"] == "healthy"
     assert client.get("/health/ready").json() == {"status": "healthy"}
-    assert_problem(client.get("/health/detailed"), 404)
-    assert_problem(client.get("/health/detailed", headers={"Authorization": "Bearer wrong"}), 404)
+    assert_problem(client.get("/health/detailed"), 401)
+    assert_problem(client.get("/health/detailed", headers={"Authorization": "Bearer wrong"}), 401)
 
 
 def test_health_names_every_part_to_who_holds_the_token(service: Service, client: httpx.Client) -> None:

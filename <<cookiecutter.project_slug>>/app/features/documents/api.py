@@ -15,6 +15,7 @@ from app.core.sse import EventStream
 from app.features.documents import retrieval
 from app.features.documents.models import Document, Status
 from app.features.documents.schemas import (
+    AnswerEvent,
     AskIn,
     DocumentOut,
     DownloadOut,
@@ -34,14 +35,14 @@ ACCESS = {
     "POST /api/v1/documents": Access.SIGNED_IN,
     "GET /api/v1/documents": Access.SIGNED_IN,
     "POST /api/v1/documents/uploads": Access.SIGNED_IN,
-    "POST /api/v1/documents/uploads/{upload_id}/complete": Access.SIGNED_IN,
-    "GET /api/v1/documents/{document_id}/file": Access.SIGNED_IN,
+    "POST /api/v1/documents/uploads/{upload_id:uuid}/complete": Access.SIGNED_IN,
+    "GET /api/v1/documents/{document_id:uuid}/file": Access.SIGNED_IN,
     "POST /api/v1/documents/search": Access.SIGNED_IN,
     "POST /api/v1/documents/search/everywhere": Access.STAFF,
     "POST /api/v1/documents/answers": Access.SIGNED_IN,
-    "POST /api/v1/documents/answers/{answer_id}/feedback": Access.SIGNED_IN,
-    "GET /api/v1/documents/{document_id}": Access.SIGNED_IN,
-    "DELETE /api/v1/documents/{document_id}": Access.SIGNED_IN,
+    "POST /api/v1/documents/answers/{answer_id:uuid}/feedback": Access.SIGNED_IN,
+    "GET /api/v1/documents/{document_id:uuid}": Access.SIGNED_IN,
+    "DELETE /api/v1/documents/{document_id:uuid}": Access.SIGNED_IN,
 }
 
 _LOCATION = {"Location": {"description": "Where to ask how far it has come.", "schema": {"type": "string"}}}
@@ -85,7 +86,7 @@ async def begin_upload(body: UploadIn, user: CurrentUser, resources: AppResource
 
 
 @router.post(
-    "/uploads/{upload_id}/complete",
+    "/uploads/{upload_id:uuid}/complete",
     status_code=202,
     summary="Complete an upload to the object store",
     response_description="Taken; it will be processed in the background.",
@@ -166,7 +167,7 @@ def _found(resources: Resources, body: SearchIn, found: Finding) -> SearchOut:
         200: {
             "description": "Events: `sources` (numbered, with the answer's id), `text` (pieces in order, with citations as"
             " [1]), and at the end `done` (usage, citations) or `error` (code, detail). Comments keep the connection open.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": AnswerEvent.model_json_schema()}},
         },
     },
 )
@@ -181,7 +182,7 @@ async def ask(body: AskIn, user: CurrentUser, resources: AppResources) -> EventS
 
 
 @router.post(
-    "/answers/{answer_id}/feedback",
+    "/answers/{answer_id:uuid}/feedback",
     status_code=204,
     summary="Say whether an answer was right",
     responses=problem_responses(401, 404),
@@ -192,14 +193,14 @@ async def feedback(answer_id: UUID, body: FeedbackIn, user: CurrentUser, resourc
         await answering.judge(session, user.id, answer_id, body.verdict, body.comment)
 
 
-@router.get("/{document_id}", summary="Look at a document", responses=problem_responses(401, 404))
+@router.get("/{document_id:uuid}", summary="Look at a document", responses=problem_responses(401, 404))
 async def get(document_id: UUID, user: CurrentUser, resources: AppResources) -> DocumentOut:
     """Its status tells whether it can be found yet."""
     async with resources.db.read() as session:
         return DocumentOut.model_validate(await library.get(session, user.id, document_id))
 
 
-@router.get("/{document_id}/file", summary="Fetch a document's file", responses=problem_responses(401, 404))
+@router.get("/{document_id:uuid}/file", summary="Fetch a document's file", responses=problem_responses(401, 404))
 async def fetch(document_id: UUID, user: CurrentUser, resources: AppResources, response: Response) -> DownloadOut:
     """A signed address, good for some minutes, that gives the file as it was uploaded, to be saved.
 
@@ -209,7 +210,9 @@ async def fetch(document_id: UUID, user: CurrentUser, resources: AppResources, r
     return DownloadOut.model_validate(await library.download(resources, user.id, document_id), from_attributes=True)
 
 
-@router.delete("/{document_id}", status_code=204, summary="Delete a document", responses=problem_responses(401, 404))
+@router.delete(
+    "/{document_id:uuid}", status_code=204, summary="Delete a document", responses=problem_responses(401, 404)
+)
 async def delete(document_id: UUID, user: CurrentUser, resources: AppResources) -> None:
     """It is not found any more from now on; its file goes in the background."""
     async with resources.db.transaction() as session:

@@ -54,7 +54,7 @@ class UploadIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     file_name: str = Field(max_length=1000, description="Makes the title; it may be empty.", examples=["Handbook.pdf"])
-    size: int = Field(ge=0, description="Bytes, exactly.", examples=[482_113])
+    size: int = Field(ge=1, description="Bytes, exactly.", examples=[482_113])
     content_type: str | None = Field(
         default=None,
         max_length=200,
@@ -62,7 +62,9 @@ class UploadIn(BaseModel):
         examples=[MediaType.PDF],
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        default=None, description="Digest of the file, in hexadecimal; then no other bytes are taken."
+        default=None,
+        description="Digest of the file, in hexadecimal; then no other bytes are taken.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
     )
 
 
@@ -96,7 +98,7 @@ class SearchIn(BaseModel):
         examples=["how many days of parental leave"],
     )
     limit: int = Field(default=5, ge=1, le=CANDIDATES, description="At most so many passages.")
-    min_score: float = Field(default=0.0, ge=0.0, le=1.0, description="None with a score below this.")
+    min_score: float = Field(default=0.0, ge=0.0, le=1.0, strict=True, description="None with a score below this.")
 
 
 class Found(BaseModel):
@@ -137,6 +139,13 @@ class AskIn(BaseModel):
         examples=["How many days of parental leave are paid?"]
     )
     sources: int = Field(default=6, ge=1, le=20, description="At most so many passages to answer from.")
+
+
+class AnswerEvent(BaseModel):
+    """One event of a streamed answer, as the wire has it."""
+
+    event: Literal["sources", "text", "done", "error"]
+    data: str = Field(description="JSON.", examples=['{"text": "Thirty days [1]"}'])
 
 
 class FeedbackIn(BaseModel):
