@@ -150,12 +150,13 @@ def beat(
     ] = None,
 ) -> None:
     """Run Celery beat, which sends what is due. Of several one does, and the others wait for its end."""
-    from app.worker import create_worker
+    with metrics_directory():
+        from app.worker import create_worker
 
-    settings = _settings()
-    schedule = schedule or Path(tempfile.gettempdir()) / "beat-schedule"
-    app = create_worker(settings, service="beat")
-    app.start(["--quiet", "beat", f"--schedule={schedule}", f"--loglevel={settings.log_level}", "--pidfile="])
+        settings = _settings()
+        schedule = schedule or Path(tempfile.gettempdir()) / "beat-schedule"
+        app = create_worker(settings, service="beat")
+        app.start(["--quiet", "beat", f"--schedule={schedule}", f"--loglevel={settings.log_level}", "--pidfile="])
 
 
 @cli.command()

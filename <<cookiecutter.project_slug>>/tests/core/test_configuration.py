@@ -55,7 +55,7 @@ FAULTS = {
     "types": write("app/planted.py", "answer: int = 'forty-two'\n"),
     "lint": write("app/planted.py", "import os\n"),
     "format": write("app/planted.py", "x  =  1\n"),
-    "imports": write("app/core/planted.py", "import app.features.accounts\n"),
+    "imports": write("app/core/planted.py", "import app.features\n"),
     "env-example": replace(".env.example", "ENVIRONMENT=", "ENVIRONMENTS="),
     "nginx": replace(
         "ops/nginx/templates/conf.d/site/routes.conf.template", "proxy_set_header Host", "proxy_set_headers Host"

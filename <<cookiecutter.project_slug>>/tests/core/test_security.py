@@ -237,7 +237,7 @@ def test_an_outside_provider(settings: "Settings") -> None:
         public_keys=json.dumps(document),
         issuer="https://login.example.com/",
         audience="our-service",
-        token_types=("jwt",),
+        token_types=("JWT",),
         roles_claim="groups",
     )
     assert auth.outside

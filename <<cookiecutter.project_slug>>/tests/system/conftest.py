@@ -1,22 +1,32 @@
 """The service from outside: the whole stack, reached only through nginx. Nothing here imports the application.
 
-SYSTEM_TEST_URL tests a service that runs already (staging, say); with SYSTEM_TEST_HEALTH_TOKEN its health as well. Tests
-that stop or kill parts are left out there.
+SYSTEM_TEST_URL tests a service that runs already (staging, say); with SYSTEM_TEST_HEALTH_TOKEN its health as well, and with
+SYSTEM_TEST_TOKENS what needs people. Tests that stop or kill parts are left out there.
 """
 
 import itertools
+import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
 
 from devstack import USUAL_SERVICES, Stack
 from tests.system.helpers import ORIGIN, Person
+
+# These tests are an identity provider of their own, whose key the service under test believes.
+PROVIDER = Ed25519PrivateKey.generate()
+ISSUER = "https://identity.example.com"
+PUBLIC_KEYS = {"keys": [{**OKPAlgorithm.to_jwk(PROVIDER.public_key(), as_dict=True), "kid": "tests"}]}
 
 # What production does within a minute happens here at once, so that nobody waits for it.
 HURRY = {
@@ -28,6 +38,8 @@ HURRY = {
     "TASKS_RETRY_SECONDS": "0.2",
     "TASKS_AWAY_SECONDS": "0.5",
     "HTTP_CORS_ORIGINS": ORIGIN,
+    "AUTH_ISSUER": ISSUER,
+    "AUTH_PUBLIC_KEYS": json.dumps(PUBLIC_KEYS),
     "LOG_LEVEL": "INFO",
 }
 SECONDS = 30
@@ -100,20 +112,29 @@ def client(new_client: NewClient) -> httpx.Client:
     return new_client()
 
 
+def access_token(subject: str) -> str:
+    """A token as the identity provider gives it that these tests are."""
+    now = int(time.time())
+    claims = {"sub": subject, "iss": ISSUER, "aud": "api", "iat": now, "exp": now + 3600}
+    return jwt.encode(claims, PROVIDER, algorithm="EdDSA", headers={"kid": "tests", "typ": "at+jwt"})
+
+
 @pytest.fixture
-def new_person(new_client: NewClient) -> Callable[[], Person]:
-    """Registers people and signs them in."""
+def new_person(service: Service, new_client: NewClient) -> Callable[[], Person]:
+    """People who are signed in, each with a client of their own; no feature is needed for that."""
 
     def make() -> Person:
-        client = new_client()
-        email, password = f"person-{uuid4().hex[:12]}@example.com", f"pass-{uuid4()}"
-        registered = client.post("/api/v1/accounts/register", json={"email": email, "password": password})
-        assert registered.status_code == 202, registered.text
-        signed_in = client.post("/api/v1/accounts/sign-in", json={"email": email, "password": password})
-        assert signed_in.status_code == 200, signed_in.text
-        client.headers["Authorization"] = f"Bearer {signed_in.json()['access_token']}"
-        return Person(email, password, client)
+        client, subject = new_client(), str(uuid4())
+        if service.stack:
+            token = access_token(subject)
+        elif given:
+            token = given.pop()
+        else:
+            pytest.skip("SYSTEM_TEST_TOKENS has no access token left: comma-separated, each of another person")
+        client.headers["Authorization"] = f"Bearer {token}"
+        return Person(subject, client)
 
+    given = [token for token in os.environ.get("SYSTEM_TEST_TOKENS", "").split(",") if token]
     return make
 
 

@@ -9,6 +9,8 @@ import httpx
 
 # A browser application that may call the service.
 ORIGIN = "https://app.example.com"
+# Gets as far as the application, whatever features it has.
+NOWHERE = "/api/v1/no-such-feature"
 # Generous: the machine may be busy with other tests.
 DEADLINE_SECONDS = 120
 # Less and less often, so that a long wait does not run into the limit of requests.
@@ -30,8 +32,7 @@ SECURITY_HEADERS = {
 class Person:
     """Somebody who is signed in; `client` carries the token."""
 
-    email: str
-    password: str
+    id: str
     client: httpx.Client
 
 

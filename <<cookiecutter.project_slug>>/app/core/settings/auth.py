@@ -16,6 +16,10 @@ def _plain_lines(value: str) -> str:
     return value if value.lstrip().startswith("{") else value.replace("\\n", "\n").strip()
 
 
+def _lower(value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.lower() for part in value)
+
+
 class Auth(BaseModel):
     """Access tokens: who signs them, and whose are believed."""
 
@@ -47,7 +51,7 @@ class Auth(BaseModel):
         default="", description="Who issues the tokens, as they say it themselves. Empty: this project's name."
     )
     audience: str = Field(default="api", min_length=1, description="For whom a token must be issued.")
-    token_types: CommaList = Field(
+    token_types: Annotated[CommaList, AfterValidator(_lower)] = Field(
         default=("at+jwt",),
         min_length=1,
         description="What the header `typ` of an access token may be. Ours say at+jwt; many outside providers say JWT.",
