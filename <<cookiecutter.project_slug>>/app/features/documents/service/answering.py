@@ -58,7 +58,7 @@ class Answering:
 
     def __init__(self, resources: Resources, owner_id: UUID, question: str, finding: Finding, *, began: float) -> None:
         settings = resources.settings.of(DocumentsSettings)
-        self._resources = resources
+        self.resources = resources
         self._settings = settings
         self._owner_id = owner_id
         self._question = question
@@ -113,14 +113,14 @@ class Answering:
             self.event.citations = self._citations.named
             retrieval.CITATIONS.labels("known").inc(len(self._citations.named))
             retrieval.CITATIONS.labels("invented").inc(self._citations.invented)
-            retrieval.write(self._resources.settings, self.event)
+            retrieval.write(self.resources.settings, self.event)
 
     async def _ask(self, emit: Emit) -> None:
         prompt = prompt_of(self._question, self.sources)
-        self.event.model = self._resources.answerer.model
+        self.event.model = self.resources.answerer.model
         answer: Answer | None = None
         try:
-            async with self._resources.answerer.answer(prompt) as answer:
+            async with self.resources.answerer.answer(prompt) as answer:
                 self.event.milliseconds.first_text = self._passed()
                 retrieval.FIRST_TEXT_SECONDS.observe(time.perf_counter() - self._began)
                 async for piece in answer:
@@ -170,7 +170,7 @@ class Answering:
     async def _store(self) -> None:
         """Keep what feedback refers to. An answer that was given is not taken back because this failed."""
         try:
-            async with self._resources.db.transaction() as session:
+            async with self.resources.db.transaction() as session:
                 session.add(
                     DocumentAnswer(
                         id=self.event.id,

@@ -2,8 +2,8 @@
 
 import re
 
-# The tail of a piece that may become a citation with the next one: [, [1, [1, 2
-_UNFINISHED = re.compile(r"\[[\d,\s]{0,20}$")
+# The tail of a piece that may become a citation with the next one, and the space before it: [, [1, [1, 2
+_UNFINISHED = re.compile(r"\s?(?:\[[\d,\s]{0,20})?$")
 _CITATION = re.compile(r"\s?\[(\d{1,4}(?:\s*,\s*\d{1,4})*)\]")
 
 
@@ -28,7 +28,8 @@ class Citations:
         """What can be passed on by now; what may be the beginning of a citation is held back."""
         text = self._held + piece
         unfinished = _UNFINISHED.search(text)
-        cut = unfinished.start() if unfinished else len(text)
+        assert unfinished  # the end of the text is enough
+        cut = unfinished.start()
         self._held = text[cut:]
         return _CITATION.sub(self._checked, text[:cut])
 
