@@ -1,6 +1,6 @@
 """Measure what a bake and a request cost, beside something plain that does the same work, and print one table.
 
-    python benchmarks/run.py                    everything, about five minutes
+    python benchmarks/run.py                    everything, about ten minutes
     python benchmarks/run.py --quick            fewer rounds: whether it works, not what it costs
     python benchmarks/run.py --only requests    one part
     python benchmarks/run.py --write            and put the table into benchmarks/README.md
@@ -27,6 +27,7 @@ import baking  # noqa: E402
 import instructions  # noqa: E402
 import requests_per_second  # noqa: E402
 import running  # noqa: E402
+import search  # noqa: E402
 import stage  # noqa: E402
 from table import Row, circumstances, render, write  # noqa: E402
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
-    parser.add_argument("--only", choices=["bake", "requests", "instructions"], help="one part")
+    parser.add_argument("--only", choices=["bake", "requests", "instructions", "search"], help="one part")
     parser.add_argument(
         "--environment",
         type=Path,
@@ -61,6 +62,7 @@ def main() -> None:
             python = environment.absolute() / "bin" / "python"
             parts["requests"] = lambda: requests_per_second.measure(project, python, quick=options.quick)
             parts["instructions"] = lambda: instructions.measure(project, python, quick=options.quick)
+            parts["search"] = lambda: search.measure(project, python, quick=options.quick)
         rows: list[Row] = []
         for part, measure in parts.items():
             if options.only in (None, part):

@@ -59,10 +59,12 @@ def search() -> FastAPI:
                     passage=row["text"],
                     page=row["page"],
                     heading=row["heading"],
-                    score=round(float(row["score"]), 6),
+                    score=float(row["score"]),
+                    similarity=None if row["distance"] is None else round(1 - row["distance"], 4),
                     found_by=[part for part in Part if row[f"{part.value}_rank"] is not None],
                 )
                 for row in rows
+                if row["document_id"] is not None
             ],
             complete=True,
         )

@@ -6,6 +6,7 @@ live in a space of `DIRECTIONS` dimensions: the vectors of texts lie near those 
 fewer directions than they have numbers. The server does the sums: there is no library for arrays here.
 """
 
+import json
 import random
 import time
 from collections import Counter
@@ -73,7 +74,13 @@ class Corpus:
             document, position = divmod(seen[owner], PASSAGES_IN_A_DOCUMENT)
             seen[owner] += 1
             words = self._dice.choices(self.vocabulary, cum_weights=self._frequency, k=WORDS)
-            yield UUID(int=(0x2000 + owner << 32) + document), position, _owner(owner), " ".join(words), *self.picks(self._dice)
+            yield (
+                UUID(int=(0x2000 + owner << 32) + document),
+                position,
+                _owner(owner),
+                " ".join(words),
+                *self.picks(self._dice),
+            )
 
     @staticmethod
     def picks(dice: random.Random) -> tuple[int, int, int, int]:
@@ -147,7 +154,7 @@ async def queries(connection: asyncpg.Connection, count: int, seed: int) -> list
         f"SELECT CAST(CAST({SUM} AS halfvec) AS text) FROM jsonb_to_recordset($1::jsonb) AS asked(n int, s int, a int, b int, c int) "
         + JOINS.format(picks="asked")
         + " ORDER BY n",
-        "[" + ",".join('{"n":%d,"s":%d,"a":%d,"b":%d,"c":%d}' % (n, *Corpus.picks(dice)) for n in range(count)) + "]",
+        json.dumps([dict(zip("nsabc", (n, *Corpus.picks(dice)), strict=True)) for n in range(count)]),
     )
     return [row[0] for row in rows]
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 PROJECT = Path.cwd()
 HERE = Path(__file__).resolve().parent
@@ -26,6 +27,7 @@ sys.path.insert(0, str(PROJECT))
 
 from devstack import Stack  # noqa: E402  # the project is only now on the path
 from devstack.ports import LOOPBACK, random_free  # noqa: E402
+from statement import product_statement  # noqa: E402
 
 CONNECTIONS = 8
 # Requests of one round: about half a second of processor, fifty times what the kernel counts in.
@@ -257,34 +259,15 @@ def bare_settings(stack: Stack, route: str, service: Target) -> dict[str, str]:
     """What the bare application must know to answer with the same bytes."""
     if route == "health":
         return {"BARE_VERSION": call(f"http://{LOOPBACK}:{service.port}", "/health")["version"]}
-    return {"BARE_SEARCH": json.dumps(plain_search(stack))}
+    return {"BARE_SEARCH": json.dumps(plain_search(stack), default=str)}
 
 
 def plain_search(stack: Stack) -> tuple[str, list[Any]]:
     """The statement of the search in PostgreSQL's own form, and its arguments but the limit, which comes last."""
     owner = stack.sql("SELECT owner_id FROM documents LIMIT 1", database=stack.env["DATABASE_NAME"])
-    code = f"""
-import asyncio, json
-from sqlalchemy import bindparam
-from sqlalchemy.dialects.postgresql import asyncpg
-from app.core.ai import OfflineEmbedder
-from app.features.documents.search import CANDIDATES, Plan, statement
-from app.features.documents.settings import DocumentsSettings
-from pgvector import HalfVector
-vector = asyncio.run(OfflineEmbedder().embed([{QUERY!r}]))[0]
-values = dict(owner={owner.strip()!r}, query={QUERY!r}, vector=HalfVector(vector).to_text(),
-              language=DocumentsSettings().language, candidates=CANDIDATES, limit={LIMIT})
-compiled = statement(Plan.EXACT).compile(dialect=asyncpg.dialect())
-sql, names = compiled.string, list(compiled.positiontup)
-first = list(dict.fromkeys(names))
-order = [name for name in first if name != "limit"] + ["limit"]
-for number, name in sorted(enumerate(names, 1), reverse=True):
-    sql = sql.replace(f"${{number}}", f"@{{order.index(name) + 1}}@")
-import re
-sql = re.sub(r"@(\\d+)@", r"$\\1", sql)
-print(json.dumps([sql, [values[name] for name in order[:-1]]]))
-"""
-    return tuple(json.loads(stack.run("-c", code)))
+    os.environ.update(stack.env)
+    sql, arguments = asyncio.run(product_statement(QUERY, UUID(owner.strip()), LIMIT))
+    return sql, arguments[:-1]
 
 
 def fill(url: str) -> str:

@@ -54,7 +54,9 @@ class Marks:
 
 def marks(found: Sequence[tuple[Question, Sequence[str]]]) -> Marks:
     """How good rankings are."""
-    return Marks(*(mean(values) for values in zip(*(_marks(question, ranking) for question, ranking in found), strict=True)))
+    return Marks(
+        *(mean(values) for values in zip(*(_marks(question, ranking) for question, ranking in found), strict=True))
+    )
 
 
 def by_kind(found: Sequence[tuple[Question, Sequence[str]]]) -> dict[str, Marks]:
