@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -290,7 +290,7 @@ async def test_an_answer_that_cannot_be_stored_is_given(
     assert names == ["sources", "text", "done"]
 
 
-Message = dict[str, Any]
+Message = MutableMapping[str, Any]
 
 
 @dataclass
