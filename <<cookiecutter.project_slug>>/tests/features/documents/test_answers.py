@@ -114,7 +114,8 @@ async def answered(
     from app.features.documents.service.answering import prepare
     from app.features.documents.settings import DocumentsSettings
 
-    features = {**resources.settings.features, DocumentsSettings: DocumentsSettings(**settings)}
+    features = dict(resources.settings.features)
+    features[DocumentsSettings] = DocumentsSettings(**settings)
     scripted = replace(resources, answerer=model, settings=resources.settings.model_copy(update={"features": features}))
     events: Events = []
 
@@ -225,14 +226,15 @@ async def test_a_fault_after_the_beginning_is_an_event(
 
     await ready(PARENTS)
     away = AiUnavailable("no route to it")
-    for pieces, code, outcome in (
+    cases: list[tuple[list[str | Exception | None], str, str]] = [
         ([away], away.code(), "failed"),
         (["Thirty ", away], away.code(), "failed"),
         (["Thirty ", RuntimeError("a secret of ours")], "app_error", "failed"),
         (["Thirty ", None], "answer_too_slow", "timed_out"),
-    ):
+    ]
+    for pieces, code, outcome in cases:
         capfd.readouterr()
-        model = Scripted(list(pieces))
+        model = Scripted(pieces)
         events = await answered(resources, principal.id, model, answer_seconds=0.2)
         assert events[0][0] == "sources"
         name, problem = events[-1]
