@@ -1,12 +1,15 @@
 """A document goes in at one end and is found at the other, whatever is killed on the way."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 from fpdf import FPDF
+from websockets.sync.client import ClientConnection, connect
 
 from devstack import Stack
+from tests.system.conftest import Service
 from tests.system.helpers import Person, assert_problem, eventually
 
 LEAVE = "Parents may take up to thirty days of paid leave in the year after a birth."
@@ -153,3 +156,25 @@ def test_a_broker_that_loses_everything_loses_no_document(stack: Stack, person: 
     broker.start()
     worker.start()
     until_ready(person, document)
+
+
+def test_the_owner_hears_when_a_document_is_ready(service: Service, new_person: Callable[[], Person]) -> None:
+    """Over a WebSocket, from the worker's process; whoever else is connected hears nothing."""
+
+    def enter(person: Person, client: ClientConnection) -> None:
+        ticket = person.client.post("/api/v1/realtime/tickets").json()["ticket"]
+        client.send(json.dumps({"type": "hello", "ticket": ticket}))
+        assert json.loads(client.recv(30))["type"] == "ready"
+
+    address = service.url.replace("http", "ws", 1) + "/ws"
+    owner, stranger = new_person(), new_person()
+    with connect(address) as mine, connect(address) as others:
+        enter(owner, mine)
+        enter(stranger, others)
+        document = upload(owner, "handbook.pdf", pdf(*PAGES))
+        heard = [json.loads(mine.recv(60)) for _ in range(2)]
+        assert [event["kind"] for event in heard] == ["document.processing", "document.ready"]
+        assert {event["data"]["id"] for event in heard} == {document["id"]}
+        assert status(owner.client, document) == "ready"
+        others.send('{"type":"ping"}')
+        assert json.loads(others.recv(30)) == {"type": "pong"}

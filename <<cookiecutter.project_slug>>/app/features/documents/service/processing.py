@@ -21,7 +21,7 @@ from app.features.documents import tasks
 from app.features.documents.embedding import embedder_of, wanted_models
 from app.features.documents.extraction import MediaType, UnreadableError
 from app.features.documents.models import Document, DocumentEmbedding, DocumentPassage, EmbeddingModel, Status
-from app.features.documents.service import reading
+from app.features.documents.service import notices, reading
 from app.features.documents.service.library import LOST, key
 from app.features.documents.settings import DocumentsSettings
 
@@ -45,6 +45,7 @@ async def process(resources: Resources, document_id: UUID) -> None:
     document = await _begin(resources, document_id)
     if document is None:
         return
+    await notices.tell(resources, document.owner_id, document_id, Status.PROCESSING)
     if not document.passages:
         try:
             await _cut(resources, document)
@@ -74,10 +75,12 @@ async def fail(resources: Resources, document_id: UUID, reason: str) -> None:
             update(Document)
             .where(Document.id == document_id, Document.status != Status.READY)
             .values(status=Status.FAILED, error=reason, passages=0, processed_at=func.now())
-            .returning(Document.id)
+            .returning(Document.owner_id)
         )
         if failed:
             await session.execute(delete(DocumentPassage).where(DocumentPassage.document_id == document_id))
+    if failed:
+        await notices.tell(resources, failed, document_id, Status.FAILED, error=reason)
     log.info("document_failed", document_id=str(document_id), reason=reason)
 
 
@@ -189,12 +192,14 @@ async def _finish(resources: Resources, document_id: UUID, models: Sequence[Embe
         wanted = await wanted_models(session, default=resources.embedder.model, lock=True)
         if {(model.slot, model.name) for model in wanted} - {(model.slot, model.name) for model in models}:
             return False
-        done = await session.scalar(
+        found = await session.execute(
             update(Document)
             .where(Document.id == document_id, Document.status != Status.READY)
             .values(status=Status.READY, error=None, processed_at=func.now())
-            .returning(Document.passages)
+            .returning(Document.owner_id, Document.passages)
         )
+        done = found.one_or_none()
     if done:
-        log.info("document_ready", document_id=str(document_id), passages=done)
+        log.info("document_ready", document_id=str(document_id), passages=done.passages)
+        await notices.tell(resources, done.owner_id, document_id, Status.READY, passages=done.passages)
     return True

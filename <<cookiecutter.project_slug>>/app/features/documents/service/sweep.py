@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import CursorResult, Uuid, and_, cast, delete, func, or_, select, update
+from sqlalchemy import Uuid, and_, cast, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import ColumnElement
 
@@ -22,6 +22,7 @@ from app.core.tasks import enqueue
 from app.features.documents import tasks
 from app.features.documents.metrics import SWEPT
 from app.features.documents.models import Document, DocumentPassage, DocumentSweep, DocumentUpload, Status
+from app.features.documents.service import notices
 from app.features.documents.service.library import LOST, PREFIX, key
 from app.features.documents.service.processing import GIVEN_UP
 from app.features.documents.settings import DocumentsSettings
@@ -56,16 +57,18 @@ async def fail_abandoned(resources: Resources) -> int:
         .limit(AT_ONCE)
     )
     async with resources.db.transaction() as session:
-        failed = await session.scalars(
+        failed = await session.execute(
             update(Document)
             .where(Document.id.in_(chosen.scalar_subquery()), Document.status != Status.READY)
             .values(status=Status.FAILED, error=GIVEN_UP, passages=0, processed_at=func.now())
-            .returning(Document.id)
+            .returning(Document.id, Document.owner_id)
         )
-        found = failed.all()
-        await session.execute(delete(DocumentPassage).where(DocumentPassage.document_id.in_(found)))
-    _note("abandoned", found)
-    return len(found)
+        owners: dict[UUID, UUID] = {row.id: row.owner_id for row in failed}
+        await session.execute(delete(DocumentPassage).where(DocumentPassage.document_id.in_(owners)))
+    _note("abandoned", list(owners))
+    for document_id, owner_id in owners.items():
+        await notices.tell(resources, owner_id, document_id, Status.FAILED, error=GIVEN_UP)
+    return len(owners)
 
 
 async def remove_expired(resources: Resources, now: datetime | None = None) -> int:
@@ -166,14 +169,17 @@ async def _fail_lost(resources: Resources, document_id: UUID) -> None:
         await resources.storage.head(key(document_id))
     except ObjectNotFound:
         async with resources.db.transaction() as session:
-            changed: CursorResult[Any] = await session.execute(  # type: ignore[assignment]  # of an UPDATE
+            owner_id = await session.scalar(
                 update(Document)
                 .where(Document.id == document_id, Document.status == Status.READY)
                 .values(status=Status.FAILED, error=LOST, passages=0, processed_at=func.now())
+                .returning(Document.owner_id)
             )
-            if changed.rowcount:
+            if owner_id:
                 await session.execute(delete(DocumentPassage).where(DocumentPassage.document_id == document_id))
         _note("lost", [document_id])
+        if owner_id:
+            await notices.tell(resources, owner_id, document_id, Status.FAILED, error=LOST)
 
 
 def _note(what: str, found: Sequence[UUID | str]) -> None:
