@@ -54,7 +54,7 @@ def test_a_socket_is_opened_by_a_ticket_and_by_nothing_else(service: Service, pe
 def test_nginx_leaves_a_quiet_socket_alone() -> None:
     """For a day; the application's own pings tell a dead one much sooner."""
     routes = (ROOT / "ops/nginx/templates/conf.d/site/routes.conf.template").read_text()
-    block = re.search(r"location = /ws \{.*?\}", routes, re.DOTALL)
+    block = re.search(r"location = /ws \{.*?\n\}", routes, re.DOTALL)
     assert block
     assert "proxy_read_timeout 24h;" in block[0]
     assert "proxy_send_timeout 24h;" in block[0]
