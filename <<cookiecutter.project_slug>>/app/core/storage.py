@@ -343,5 +343,5 @@ def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool, orig
         try:
             s3.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [rule]})
         except ClientError as error:
-            # Not fatal anywhere: MinIO and others have one rule for all buckets, which lets every origin in.
+            # Not fatal anywhere: some stores have one rule for all buckets, which lets every origin in.
             log.warning("bucket_feature_missing", feature="cors", bucket=bucket, error=str(error))
