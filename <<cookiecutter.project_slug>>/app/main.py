@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse
 
-from app.core import health, jwks, metrics
+from app.core import admin, health, jwks, metrics
 from app.core.access import Access, guard, joined
 from app.core.api import add_routes
 from app.core.errors import install_error_handlers
@@ -89,7 +89,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_routes(app, [router, *(module.router for module in modules_with_routes())])
     if settings.docs_enabled:
         add_docs(app)
-    guard(app, access_table(settings))
+    pages = admin.mount(app, settings, modules("admin")) if settings.admin.enabled else {}
+    guard(app, joined([access_table(settings), pages]))
     return app
 
 

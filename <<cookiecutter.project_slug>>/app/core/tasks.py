@@ -158,6 +158,10 @@ def enqueue(session: AsyncSession, task: Task[P], *args: P.args, **kwargs: P.kwa
     return row.id
 
 
+class PeriodicTaskFailed(Exception):
+    """Tells Celery of a failure that is logged and reported already: whoever watches the schedule hears of it from there."""
+
+
 class Publisher:
     """Sends messages to the broker without holding up the event loop.
 
@@ -413,15 +417,24 @@ def register(
     for declared in tasks:
         hard_limit = declared.hard_limit(settings)
         longest = max(longest, hard_limit)
-        app.task(name=declared.name, bind=True, queue=declared.queue.value, time_limit=hard_limit)(_body(declared, run))
+        app.task(
+            name=declared.name,
+            bind=True,
+            queue=declared.queue.value,
+            time_limit=hard_limit,
+            throws=(PeriodicTaskFailed,),
+        )(_body(declared, run))
     # The broker hands a message out again after this time, whether or not its task still runs.
     app.conf.broker_transport_options["visibility_timeout"] = max(SHORTEST_VISIBILITY_SECONDS, 2 * longest)
 
 
 def _body(declared: Task[Any], run: Callable[[Task[Any], UUID, Sequence[Any]], str]) -> Callable[..., None]:
     def body(self: Any, *args: Any) -> None:
-        if run(declared, UUID(self.request.id), args) == "released" and declared.durable:
+        outcome = run(declared, UUID(self.request.id), args)
+        if outcome == "released" and declared.durable:
             raise Reject("released", requeue=True)  # for the next worker, at once
+        if outcome == "failed":
+            raise PeriodicTaskFailed(declared.name)
 
     return body
 

@@ -44,7 +44,8 @@ def configure_sentry(settings: Settings, service: str) -> None:
             *(
                 [StarletteIntegration(), FastApiIntegration()]
                 if service == "api"
-                else [CeleryIntegration(monitor_beat_tasks=service == "beat")]
+                # Beat says that a periodic task is due, and the worker what became of it.
+                else [CeleryIntegration(monitor_beat_tasks=True)]
             ),
         ],
     )

@@ -5,6 +5,7 @@ documentation; `.env.example` is made from it (`make generate`) and a check hold
 its own group (`FeatureSettings`), which goes when the feature goes.
 """
 
+from app.core.settings.admin import Admin
 from app.core.settings.ai import Ai, Price
 from app.core.settings.audit import KEEP_AT_LEAST_DAYS, Audit
 from app.core.settings.auth import Auth
@@ -34,6 +35,7 @@ __all__ = [
     "KEEP_AT_LEAST_DAYS",
     "NO_SECRET",
     "Address",
+    "Admin",
     "Ai",
     "Audit",
     "Auth",

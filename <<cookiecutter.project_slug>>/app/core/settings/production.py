@@ -35,6 +35,8 @@ def production_faults(settings: Settings) -> list[str]:
         faults += secret_faults("STORAGE_SECRET_KEY", settings.storage.secret_key)
     if settings.log.format == "console":
         faults.append("LOG_FORMAT: console is for a terminal; what collects the lines wants json")
+    if settings.admin.enabled:
+        faults += secret_faults("ADMIN_SECRET_KEY", settings.admin.secret_key)
     if "*" in settings.http.cors_origins:
         faults.append("HTTP_CORS_ORIGINS: * lets every site in; name the origins")
     if "*" in settings.allowed_hosts:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.project import project
+from app.core.settings.admin import Admin
 from app.core.settings.ai import Ai
 from app.core.settings.audit import Audit
 from app.core.settings.auth import Auth
@@ -56,6 +57,7 @@ class Settings(BaseModel):
     auth: Auth = Auth()
     encryption: Encryption = Encryption()
     audit: Audit = Audit()
+    admin: Admin = Admin()
     health: Health = Health()
     ai: Ai = Ai()
     messages: Messages = Messages()
