@@ -325,18 +325,17 @@ async def test_the_commands_of_the_runbook(vault: "Resources", stack: Stack, pro
     await filled(vault, encryption(OLD), 3)
     fresh = run("new-key", OLD).stdout.strip()
     fresh_id = fresh.partition(":")[0]
-    before = run("status", fresh, OLD)
-    assert before.returncode == 1
-    assert before.stdout.splitlines() == [
-        f"test_vault.token  {OLD_ID}  3",
+    too_early = run("status", fresh)
+    assert too_early.returncode == 1
+    assert too_early.stdout.splitlines() == [
+        f"test_vault.token  {OLD_ID}  3  MISSING in ENCRYPTION_KEYS",
         f"{fresh_id}  encrypts",
-        f"{OLD_ID}  still needed",
     ]
     rotated = run("rotate", fresh, OLD)
     assert rotated.returncode == 0, rotated.stderr
-    assert f"rotate: 3 values are under {fresh_id} now" in rotated.stdout
-    assert f"{OLD_ID}  not needed: may be removed" in rotated.stdout
-    too_early = run("rotate", NEW)
-    assert too_early.returncode == 1
-    assert f"lacks the key '{fresh_id}'" in too_early.stderr
-    assert f"{fresh_id}  3  MISSING in ENCRYPTION_KEYS" in too_early.stdout
+    assert rotated.stdout.splitlines()[-4:] == [
+        f"rotate: 3 values are under {fresh_id} now",
+        f"test_vault.token  {fresh_id}  3",
+        f"{fresh_id}  encrypts",
+        f"{OLD_ID}  not needed: may be removed",
+    ]

@@ -1,7 +1,6 @@
 """Answers by a model, over real HTTP with the vendors' own SDKs, against a stand-in that fails in every way it is told to."""
 
 import asyncio
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -411,18 +410,7 @@ async def test_answers_that_always_break_off_open_the_circuit_too(provider: str,
         assert model.circuit.state is State.OPEN
 
 
-# The SDKs, and the stand-in as a process
-
-
-def test_no_sdk_is_loaded_until_it_is_used() -> None:
-    """Choosing a provider costs nothing; an SDK costs one to two seconds."""
-    code = (
-        "import sys; from app.core.ai import create_answerer, create_embedder; from app.core.settings import Ai;"
-        "create_embedder(Ai(embedding_provider='openai'));"
-        "[create_answerer(Ai(answer_provider=name)) for name in ('claude', 'openai')];"
-        "sys.exit(any(name in sys.modules for name in ('openai', 'anthropic', 'httpx2')))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+# The stand-in as a process
 
 
 async def test_the_stand_in_is_a_program_that_is_told_how_to_fail() -> None:
