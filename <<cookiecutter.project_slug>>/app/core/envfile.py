@@ -21,6 +21,7 @@ COMPOSE: tuple[tuple[str, str, str], ...] = (
     ("HTTP_PORT", "", "Port of nginx on the host. Empty: 8080 in dev, 80 in stage and prod."),
     ("HTTPS_PORT", "", "Port of nginx for TLS. Empty: 443."),
     ("NGINX_ENTRY", "", "tls, or plain behind a load balancer that ends TLS. Empty: tls in stage and prod."),
+    ("NGINX_ADMIN", "", "on lets the admin page through, which ADMIN_ENABLED serves. Empty: off."),
     ("TLS_DIR", "", "Folder of fullchain.pem and privkey.pem. Empty: ops/nginx/certs."),
     ("REAL_IP_FROM", "", "Address or network of the proxy in front of nginx that may name the client. Empty: none."),
     ("RATE_LIMIT", "", "Requests a client may make, as nginx writes it. Empty: 100r/m."),

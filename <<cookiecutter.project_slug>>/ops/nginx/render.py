@@ -15,6 +15,7 @@ VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 #: Every variable of the templates with a value that suits one machine; compose.yaml sets the same names.
 DEFAULTS: dict[str, str] = {
     "NGINX_ENTRY": "plain",  # plain or tls: which file of templates/entry serves
+    "NGINX_ADMIN": "off",  # on or off: whether the admin page is let through
     "NGINX_LISTEN": "127.0.0.1:8080",
     "NGINX_LISTEN_TLS": "127.0.0.1:8443",
     "NGINX_SERVER_NAMES": "localhost 127.0.0.1 [::1]",  # every other host is refused with 421

@@ -283,6 +283,14 @@ def test_what_is_not_named_is_not_there(front: Callable[..., httpx.Client], path
     assert problem(front().get(path)) == (404, "not_found")
 
 
+def test_the_admin_page_is_let_through_only_when_asked(front: Callable[..., httpx.Client]) -> None:
+    """Off by default, whatever the application serves; and signing in there is as limited as anywhere."""
+    assert problem(front().get("/admin/login")) == (404, "not_found")
+    client = front(NGINX_ADMIN="on", RATE_LIMIT_SIGN_IN="1r/m", RATE_LIMIT_SIGN_IN_BURST="1")
+    assert [client.get("/admin/login").status_code for _ in range(3)] == [200, 200, 429]
+    assert client.get("/admin/user/list").status_code == 200
+
+
 def test_an_unknown_host_is_refused(front: Callable[..., httpx.Client]) -> None:
     """Nothing is served under a name that is not ours."""
     assert problem(front().get("/api/v1/echo", headers={"Host": "evil.example"})) == (421, "misdirected_request")

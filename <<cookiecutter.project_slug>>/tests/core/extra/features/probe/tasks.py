@@ -100,4 +100,10 @@ async def tick(resources: Resources) -> None:
     await _say(resources, TICKS, request_id.get())
 
 
+@task("probe.trip", queue=Queue.MEDIUM, durable=False)
+async def trip(resources: Resources) -> None:
+    """What beat could call, and what fails."""
+    raise ValueError("not today")
+
+
 SCHEDULE = {"probe": Periodic(tick, timedelta(seconds=1))}
