@@ -82,6 +82,32 @@ def test_the_journey_of_a_pdf(new_person: Callable[[], Person]) -> None:
     assert [item["id"] for item in grace.client.get("/api/v1/documents").json()["items"]] == [his["id"]]
 
 
+def test_an_answer_comes_through_nginx_as_a_stream(new_person: Callable[[], Person]) -> None:
+    """Events in order, none of them held back until the last, never kept by a cache; then what one thinks of it."""
+    ada = new_person()
+    until_ready(ada, upload(ada, "Employee handbook.pdf", pdf(*PAGES)))
+    question = {"question": "How much paid leave do parents get after a birth?"}
+    names: list[str] = []
+    done: dict[str, Any] = {}
+    with ada.client.stream("POST", "/api/v1/documents/answers", json=question) as response:
+        assert response.status_code == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["Transfer-Encoding"] == "chunked"
+        for line in response.iter_lines():
+            if line.startswith("event: "):
+                names.append(line.removeprefix("event: "))
+            elif line.startswith("data: "):
+                done = json.loads(line.removeprefix("data: "))
+    assert names[0] == "sources"
+    assert "text" in names
+    assert names[-1] == "done"
+    assert done["citations"] == [1]
+    feedback = f"/api/v1/documents/answers/{done['answer_id']}/feedback"
+    assert ada.client.post(feedback, json={"verdict": "helpful"}).status_code == 204
+    assert_problem(new_person().client.post(feedback, json={"verdict": "wrong"}), 404)
+
+
 def test_a_deleted_document_is_not_found_any_more(person: Person) -> None:
     """From the moment of the answer."""
     document = upload(person, "leave.txt", LEAVE.encode())
