@@ -155,7 +155,7 @@ def values(
     wanted = {
         "query": query,
         "strict": _OPERATORS.search(query) is not None,
-        "common": landscape.common,
+        "common": "\n".join(landscape.common),  # the driver takes far longer over an array
         "total": landscape.passages_of(owner_id),
         "vector": vector_text(vector) if vector else None,
         "language": language,
@@ -227,7 +227,7 @@ def _statement(plan: Plan, slot: int, owned: bool) -> TextClause:
         LIMIT {CANDIDATES}
     ), lexemes AS MATERIALIZED (
         SELECT CAST('''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' AS tsquery) AS lexeme,
-               lexeme <> ALL (CAST(:common AS text[])) AS rare
+               lexeme <> ALL (string_to_array(:common, chr(10))) AS rare
         FROM unnest(to_tsvector(CAST(CAST(:language AS text) AS regconfig), :query))
         LIMIT {MOST_WORDS}
     ), asked AS MATERIALIZED (

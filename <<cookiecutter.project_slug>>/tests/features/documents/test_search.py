@@ -503,7 +503,7 @@ async def rows_of(
     parameters = {
         "query": "nothing",
         "strict": False,
-        "common": [],
+        "common": "",
         "total": 100.0,
         "vector": near_one_of_a_few(random.Random(seed)).to_text(),
         "language": "simple",
