@@ -37,6 +37,7 @@ PRODUCTION = {
     "AI_ALLOW_OFFLINE": "true",
     "HTTP_ALLOWED_HOSTS": LOOPBACK,
     "HTTP_CORS_ORIGINS": "https://app.example.com",
+    "LIMITS_PER_USER": "1000000000",  # counted as ever, and never reached
     "HTTP_WORKERS": "1",  # the process that was started is then the one that serves, and counts
 }
 # Longer than the measuring takes.
