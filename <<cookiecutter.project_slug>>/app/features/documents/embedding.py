@@ -16,15 +16,6 @@ from app.core.resources import Resources
 from app.features.documents.models import EmbeddingModel, ModelState
 
 
-async def active_model(session: AsyncSession) -> EmbeddingModel | None:
-    """The model whose vectors are searched; None while there are none.
-
-    A model that leaves keeps its vectors for some minutes, so this may be remembered for one.
-    """
-    found = await session.scalars(select(EmbeddingModel).where(EmbeddingModel.state == ModelState.ACTIVE))
-    return found.one_or_none()
-
-
 async def wanted_models(session: AsyncSession, *, default: str, lock: bool = False) -> Sequence[EmbeddingModel]:
     """The models that a document needs vectors of: the active one, and one that is coming.
 

@@ -317,6 +317,33 @@ async def test_an_upload_without_a_store_leaves_nothing(resources: "Resources", 
     assert await outbox(resources) == []
 
 
+async def test_a_large_document_lets_others_have_their_turn(
+    upload: Upload,
+    resources: "Resources",
+    run_tasks: RunTasks,
+    client: httpx.AsyncClient,
+    auth_headers: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A task whose time is over keeps what it has and asks for a less urgent one, which ends the work; a file that is
+    large from the start begins there."""
+    from app.features.documents.service import processing
+    from app.features.documents.settings import DocumentsSettings
+    from app.features.documents.tasks import process
+
+    document = await upload(TEXT.encode())
+    monkeypatch.setattr(processing, "SLICE_SECONDS", 0.0)
+    await process(resources, document["id"])
+    assert await outbox(resources) == [("documents.process", "sent"), ("documents.process_large", "sent")]
+    assert (await look(client, auth_headers, document["id"]))["passages"] > 6
+    monkeypatch.setattr(processing, "SLICE_SECONDS", 20.0)
+    assert await run_tasks() == ["done", "done"]
+    assert (await look(client, auth_headers, document["id"]))["status"] == "ready"
+
+    await upload(b"Large from the start. " * (resources.settings.of(DocumentsSettings).large_bytes // 20))
+    assert [name for name, _ in await outbox(resources)] == ["documents.process_large"]
+
+
 async def test_a_large_document_is_stored_in_time(
     ready: Upload, client: httpx.AsyncClient, auth_headers: dict[str, str]
 ) -> None:

@@ -246,6 +246,21 @@ async def test_gaps_of_the_active_model_are_filled(ready: Upload, resources: "Re
     assert await models(resources) == {"offline-lexical-1": "active"}
 
 
+async def test_a_model_that_the_settings_do_not_name_is_asked_at_their_address(resources: "Resources") -> None:
+    """Between the switch and the deploy that follows it, each question has a client of its own."""
+    from app.core.ai import EmbeddingUnavailable
+    from app.features.documents.embedding import embedder_of
+
+    ai = resources.settings.ai.model_copy(update={"openai_base_url": "http://127.0.0.1:9/v1", "max_retries": 0})
+    elsewhere = replace(resources, settings=resources.settings.model_copy(update={"ai": ai}))
+    async with embedder_of(elsewhere, "text-embedding-of-tomorrow") as embedder:
+        assert embedder.model == "text-embedding-of-tomorrow"
+        with pytest.raises(EmbeddingUnavailable):
+            await embedder.embed(["x"])
+    async with embedder_of(elsewhere, resources.embedder.model) as embedder:
+        assert embedder is resources.embedder
+
+
 def test_the_commands_say_what_happens(migrated: object, settings: object) -> None:
     """Before there is anything to embed, in words; the settings' own model is the default."""
     from app.cli import cli

@@ -107,7 +107,8 @@ async def embed(resources: Resources, document_id: UUID, model: EmbeddingModel, 
     )
     async with embedder_of(resources, model.name) as embedder:
         while True:
-            async with resources.db.read() as session:
+            # Not `read`, which may be a replica's: what it does not have yet would count as embedded.
+            async with resources.db.transaction() as session:
                 batch = (await session.scalars(missing)).all()
             if not batch:
                 return True

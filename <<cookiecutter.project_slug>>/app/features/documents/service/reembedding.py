@@ -115,7 +115,7 @@ async def advance(resources: Resources, slot: int) -> None:
     """Embed for some seconds, and ask for a further task, or switch when nothing is left."""
     deadline = time.monotonic() + processing.SLICE_SECONDS
     while time.monotonic() < deadline:
-        async with resources.db.read() as session:
+        async with resources.db.transaction() as session:  # never a replica
             model = await session.get(EmbeddingModel, slot)
             if model is None or model.state == ModelState.LEAVING:
                 return

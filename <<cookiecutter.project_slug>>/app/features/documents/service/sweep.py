@@ -143,7 +143,7 @@ async def _compare_page(
         between.append(Document.id >= min(files, default=UUID(int=2**128 - 1)))
     if not last:
         between.append(Document.id <= max(files, default=UUID(int=0)))
-    async with resources.db.read() as session:
+    async with resources.db.transaction() as session:  # never a replica, which may lack the newest rows
         # Asked after the listing: a row that is gone by then was deleted, and its file is to go as well.
         known = set(await session.scalars(select(Document.id).where(Document.id.in_(files))))
         ready = set(await session.scalars(select(Document.id).where(*between, Document.status == Status.READY)))
