@@ -11,6 +11,7 @@ back takes what it missed, and a channel, over which the processes that hold the
 """
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,15 +169,14 @@ class Events:
         """
         try:
             async with self.circuit.guard(), self.redis.pipeline(transaction=True) as pipeline:
-                pipeline.incr(_gate(user_id))
-                pipeline.expire(_gate(user_id), 86400)
+                pipeline.set(_gate(user_id), f"{time.time():.6f}", ex=86400)
                 pipeline.publish(channel(user_id), DISCONNECT)
                 await pipeline.execute()
         except (*AWAY, CircuitOpen) as error:
             log.error("sockets_not_ended", user=str(user_id), error=repr(error))
 
     async def gate(self, user_id: UUID) -> str:
-        """A word that changes when `disconnect` is called.
+        """When `disconnect` was called last, in seconds since the epoch; empty when it was not within a day.
 
         Raises:
             RedisError, OSError: Redis is away.

@@ -304,6 +304,26 @@ async def test_signing_out_everywhere_ends_every_socket(
         assert await receive(stranger) == {"type": "pong"}
 
 
+async def test_an_access_token_from_before_gives_no_ticket(
+    client: httpx.AsyncClient, settings: "Settings", resources: "Resources", principal: "Principal"
+) -> None:
+    """It lives on until it expires, but opens no socket after signing out everywhere; one from after it does."""
+    import jwt
+
+    from app.core.security import issue_token
+
+    token, _ = issue_token(settings.auth, principal)
+    await resources.events.disconnect(principal.id)
+    made = jwt.decode(token, options={"verify_signature": False})["iat"]
+    gate = float(await resources.events.gate(principal.id))
+    with pytest.raises(tickets.SignedOut):
+        await tickets.issue(resources.events, principal.id, made + 60, int(gate) - 1)
+    assert await tickets.issue(resources.events, principal.id, made + 60, int(gate))
+    later, _ = issue_token(settings.auth, principal)
+    response = await client.post("/api/v1/realtime/tickets", headers={"Authorization": f"Bearer {later}"})
+    assert response.status_code == 201
+
+
 async def test_a_socket_ends_with_the_access_token(server: Server, enter: Enter) -> None:
     """Nobody stays signed in by staying connected."""
     async with enter(server, seconds=1) as client:

@@ -33,7 +33,7 @@ async def make_ticket(request: Request, response: Response, user: CurrentUser, r
     response.headers["Cache-Control"] = "no-store"
     # The guard of the route has verified this token.
     claims = jwt.decode(bearer_of(request.scope), options={"verify_signature": False})
-    ticket = await tickets.issue(resources.events, user.id, claims["exp"])
+    ticket = await tickets.issue(resources.events, user.id, claims["exp"], claims["iat"])
     return TicketOut(ticket=ticket, expires_in=tickets.SECONDS)
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 
 from app.core.cache import AWAY
-from app.core.errors import Unavailable
+from app.core.errors import Unauthorized, Unavailable
 from app.core.events import Events
 
 SECONDS = 30
@@ -29,16 +29,31 @@ class Ticket:
     gate: str
 
 
-async def issue(events: Events, user_id: UUID, expires_at: int) -> str:
+class SignedOut(Unauthorized):
+    """The access token lives on, but its person has signed out everywhere since it was made."""
+
+    detail = "You have signed out everywhere. Sign in again."
+
+
+async def issue(events: Events, user_id: UUID, expires_at: int, issued_at: int | None = None) -> str:
     """A fresh ticket.
 
+    Args:
+        events: where it is kept.
+        user_id: for whom.
+        expires_at: when the access token expires, in seconds since the epoch.
+        issued_at: when it was made; unknown, it is taken to be good.
+
     Raises:
+        SignedOut: every socket of the person was ended since.
         Unavailable: Redis is away, so that a socket could not be opened either.
     """
     ticket = secrets.token_urlsafe(32)
     try:
         async with events.circuit.guard():
             gate = await events.gate(user_id)
+            if gate and issued_at is not None and issued_at < int(float(gate)):
+                raise SignedOut
             value = orjson.dumps([str(user_id), expires_at, gate])
             await events.redis.set(_key(ticket), value, ex=SECONDS)
     except AWAY as error:

@@ -8,6 +8,7 @@ from fastapi import Header, Query, Response
 from app.core.access import Access
 from app.core.api import feature_router
 from app.core.errors import problem_responses
+from app.core.rate_limit import limited
 from app.core.resources import AppResources
 from app.core.security import CurrentUser, Principal, issue_token
 from app.features.accounts import service, sessions
@@ -54,7 +55,13 @@ _MAIL_UNDER_WAY = "If this address can have an account, it has a mail from us."
 UserAgent = Annotated[str, Header(include_in_schema=False)]
 
 
-@router.post("/register", status_code=202, summary="Make an account", responses=problem_responses(403))
+@router.post(
+    "/register",
+    dependencies=[limited("register")],
+    status_code=202,
+    summary="Make an account",
+    responses=problem_responses(403),
+)
 async def register(body: Registration, resources: AppResources) -> Accepted:
     """The answer is the same when the address has an account: its owner learns of it by mail, and nobody else does.
 
@@ -64,7 +71,7 @@ async def register(body: Registration, resources: AppResources) -> Accepted:
     return Accepted(detail=_MAIL_UNDER_WAY)
 
 
-@router.post("/sign-in", summary="Sign in", responses=problem_responses(401))
+@router.post("/sign-in", dependencies=[limited("sign-in")], summary="Sign in", responses=problem_responses(401))
 async def sign_in(body: Credentials, resources: AppResources, response: Response, user_agent: UserAgent = "") -> Tokens:
     """By address and password."""
     signed_in = await service.sign_in(resources, body.email, body.password.get_secret_value(), user_agent)
@@ -88,6 +95,7 @@ async def sign_out_everywhere(user: CurrentUser, resources: AppResources) -> Non
     """Ends all your sessions. Access tokens live on until they expire."""
     async with resources.db.transaction() as session:
         await service.sign_out_everywhere(session, user.id)
+    await resources.events.disconnect(user.id)
 
 
 @router.get("/sessions", summary="Where are you signed in?")
@@ -113,7 +121,9 @@ async def me(user: CurrentUser, resources: AppResources) -> Account:
         return Account.model_validate(await service.get_active(session, user.id))
 
 
-@router.post("/password", summary="Change your password", responses=problem_responses(400))
+@router.post(
+    "/password", dependencies=[limited("password")], summary="Change your password", responses=problem_responses(400)
+)
 async def change_password(
     body: PasswordChange, user: CurrentUser, resources: AppResources, response: Response, user_agent: UserAgent = ""
 ) -> Tokens:
@@ -121,32 +131,51 @@ async def change_password(
     changed = await service.change_password(
         resources, user.id, body.present.get_secret_value(), body.new.get_secret_value(), user_agent
     )
+    await resources.events.disconnect(user.id)
     return _tokens(resources, response, changed)
 
 
-@router.post("/password/forgot", status_code=202, summary="Ask for a new password")
+@router.post("/password/forgot", dependencies=[limited("forgot")], status_code=202, summary="Ask for a new password")
 async def forgot_password(body: Address, resources: AppResources) -> Accepted:
     """Sends a mail with a token for `password/reset`. The answer is the same for every address."""
     await service.ask_for_mail(resources, Kind.RESET, body.email)
     return Accepted(detail=_MAIL_UNDER_WAY)
 
 
-@router.post("/password/reset", summary="Set a new password by a mailed token", responses=problem_responses(400))
+@router.post(
+    "/password/reset",
+    dependencies=[limited("reset")],
+    summary="Set a new password by a mailed token",
+    responses=problem_responses(400),
+)
 async def reset_password(
     body: PasswordReset, resources: AppResources, response: Response, user_agent: UserAgent = ""
 ) -> Tokens:
     """Signs out every device, and signs this one in; you are told by mail."""
     token, password = body.token.get_secret_value(), body.password.get_secret_value()
-    return _tokens(resources, response, await service.reset_password(resources, token, password, user_agent))
+    renewed = await service.reset_password(resources, token, password, user_agent)
+    await resources.events.disconnect(renewed.user.id)
+    return _tokens(resources, response, renewed)
 
 
-@router.post("/email/verify", status_code=204, summary="Confirm your address", responses=problem_responses(400))
+@router.post(
+    "/email/verify",
+    dependencies=[limited("verify")],
+    status_code=204,
+    summary="Confirm your address",
+    responses=problem_responses(400),
+)
 async def verify_email(body: MailedProof, resources: AppResources) -> None:
     """By the token that was mailed when you registered."""
     await service.verify_email(resources, body.token.get_secret_value())
 
 
-@router.post("/email/verify/again", status_code=202, summary="Ask for another mail to confirm your address")
+@router.post(
+    "/email/verify/again",
+    dependencies=[limited("verify-again")],
+    status_code=202,
+    summary="Ask for another mail to confirm your address",
+)
 async def verify_email_again(body: Address, resources: AppResources) -> Accepted:
     """The answer is the same for every address."""
     await service.ask_for_mail(resources, Kind.VERIFY, body.email)

@@ -135,6 +135,7 @@ async def test_sign_out(client: httpx.AsyncClient, ada: Person, begin: Begin, tr
 
 async def test_sign_out_everywhere(
     client: httpx.AsyncClient,
+    resources: "Resources",
     ada: Person,
     make_person: Callable[..., Awaitable[Person]],
     begin: Begin,
@@ -145,7 +146,9 @@ async def test_sign_out_everywhere(
     bob = await make_person()
     own, others = [(await begin(ada)).token for _ in range(2)], (await begin(bob)).token
     headers = headers_for(Principal(ada.id, frozenset()))
+    gate = await resources.events.gate(ada.id)
     assert (await client.post("/api/v1/accounts/sign-out-everywhere", headers=headers)).status_code == 204
+    assert await resources.events.gate(ada.id) != gate, "her sockets are ended"
     assert [(await refresh(client, token)).status_code for token in own] == [401, 401]
     assert (await refresh(client, others)).status_code == 200
     assert [(entry.action, entry.details) for entry in await trail(ada)] == [
