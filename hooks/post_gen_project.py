@@ -14,7 +14,9 @@ ROOMS = {
             "requirements/feature-documents.in",
             "requirements/feature-documents.txt",
             "tests/features/documents",
+            "tests/system/operations/documents.py",
             "tests/system/test_documents.py",
+            "tests/system/test_documents_kills.py",
         ],
     },
     "monitoring": {
