@@ -29,7 +29,11 @@ RUNS = [
     ("outside", "test"),
     ("deleted", "check"),
     ("deleted", "test"),
+    ("accounts-deleted", "check"),
+    ("accounts-deleted", "test"),
 ]
+# The default with a feature deleted, as the document says that goes with it.
+DELETED = {"deleted": "delete-documents.md", "accounts-deleted": "delete-accounts.md"}
 # One after the other, because they share the cores of one machine: `--dist loadfile` keeps this file together.
 pytestmark = pytest.mark.slow
 
@@ -46,27 +50,28 @@ def projects(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Projec
         folder = tmp_path_factory.mktemp(name)
         return baking.bake(template, folder / "out", python_version=python_version(), **answers)
 
-    def deleted(say: Say) -> tuple[Path, Path]:
-        project = baked("deleted")
-        if not (project / "docs" / "delete-documents.md").exists():
+    def deleted(name: str, say: Say) -> tuple[Path, Path]:
+        project = baked(name)
+        document = project / "docs" / DELETED[name]
+        if not document.exists():
             return project, environment(project, say)
-        steps = deletion_steps(project)
+        steps = deletion_steps(document)
         run_steps([step for step in steps if not step.startswith("make ")], project, {})
         venv = environment(project, say)
         run_steps([step for step in steps if step.startswith("make ")], project, {"VENV": str(venv)})
         return project, venv
 
     def project(name: str, say: Say) -> tuple[Path, Path]:
-        if name == "deleted":
-            return deleted(say)
+        if name in DELETED:
+            return deleted(name, say)
         return baked(name), environment(baked(name), say)
 
     return project
 
 
-def deletion_steps(project: Path) -> list[str]:
-    """The commands in the document that says how to delete the example, as a person would type them."""
-    text = (project / "docs" / "delete-documents.md").read_text()
+def deletion_steps(document: Path) -> list[str]:
+    """The commands in the document that says how to delete a feature, as a person would type them."""
+    text = document.read_text()
     parse_markdown(text)
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 1
@@ -90,7 +95,7 @@ def run_steps(steps: list[str], project: Path, extra: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("name", "target"), RUNS)
 def test_a_baked_project_passes_its_own(projects: Projects, say: Say, name: str, target: str) -> None:
-    """`deleted` is the default with the example deleted as its document says."""
+    """DELETED ones are the default with a feature deleted as its document says."""
     project, venv = projects(name, say)
     written = make(project, venv, say, target)
     if target in ("test", "test-system"):
