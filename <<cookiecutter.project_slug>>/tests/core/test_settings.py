@@ -334,9 +334,11 @@ def test_keys_that_production_refuses(production: pytest.MonkeyPatch, variables:
     assert "hunter2" not in fault
 
 
-def test_production_without_a_key_of_its_own(production: pytest.MonkeyPatch) -> None:
-    """Where an outside provider signs people in, its public keys are enough."""
+def test_production_without_a_key_of_its_own(production: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where an outside provider signs people in, its public keys are enough; also as a file."""
+    document = tmp_path / "jwks.json"
+    document.write_text('{"keys": []}\n')
     production.setenv("AUTH_SECRET_KEY", "")
-    production.setenv("AUTH_PUBLIC_KEYS", '{"keys": []}')
+    production.setenv("AUTH_PUBLIC_KEYS_FILE", str(document))
     production.setenv("AUTH_ISSUER", "https://login.example.com/")
     assert load_settings().auth.outside

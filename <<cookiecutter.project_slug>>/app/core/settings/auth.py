@@ -46,6 +46,7 @@ class Auth(BaseModel):
     public_keys: Annotated[str, AfterValidator(_plain_lines)] = Field(
         default="",
         description="Public keys that are believed: PEM blocks one after another, or a JWKS document. The next and the former ones of our own; or those of an outside identity provider, without a key of ours.",
+        json_schema_extra={"file": True},
     )
     issuer: str = Field(
         default="", description="Who issues the tokens, as they say it themselves. Empty: this project's name."

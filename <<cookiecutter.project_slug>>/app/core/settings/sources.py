@@ -64,8 +64,9 @@ def read_variables(features: Iterable[type[FeatureSettings]]) -> Variables:
 
 
 def is_secret(described: FieldInfo) -> bool:
-    """Whether a field may also be given as a file: it holds a secret, or `make setup` makes it."""
-    return SecretStr.__name__ in repr(described.annotation) or bool(extra_of(described).get("generated"))
+    """Whether a field may also be given as a file: it holds a secret, `make setup` makes it, or it says `file`."""
+    extra = extra_of(described)
+    return SecretStr.__name__ in repr(described.annotation) or bool(extra.get("generated") or extra.get("file"))
 
 
 def unknown_variables(

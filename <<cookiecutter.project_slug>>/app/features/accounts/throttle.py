@@ -7,7 +7,6 @@ account has signed in from, refresh tokens go on working, and a mailed link sign
 """
 
 import hashlib
-import ipaddress
 from datetime import timedelta
 from math import ceil
 
@@ -17,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.errors import TooManyRequests
 from app.core.logging import client_address
+from app.core.rate_limit import network
 from app.features.accounts.models import SignInSession, Throttle, User
 from app.features.accounts.settings import AccountsSettings
 
@@ -87,15 +87,6 @@ async def _known(session: AsyncSession, email: str) -> bool:
 
 def _keys(email: str) -> tuple[bytes, bytes]:
     return _digest("client", email, network(client_address.get())), _digest("account", email)
-
-
-def network(address: str) -> str:
-    """The address as far as it tells one subscriber from another: all of IPv4, the first 64 bits of IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else str(parsed)
 
 
 def _digest(*parts: str) -> bytes:

@@ -11,7 +11,6 @@ from sqlalchemy import func, select, update
 
 from app.features.accounts import service
 from app.features.accounts.models import Throttle
-from app.features.accounts.throttle import network
 from tests.features.accounts.conftest import PASSWORD, Person, token_in
 
 if TYPE_CHECKING:
@@ -120,8 +119,20 @@ async def test_a_known_address_may_not_guess_either(
             assert [(await attempt(home, ada.email)).status_code for _ in range(6)] == [401] * 5 + [429]
 
 
-def test_an_address_of_ipv6_counts_by_its_network() -> None:
+async def test_an_address_of_ipv6_counts_by_its_network(ada: Person, from_address: FromAddress) -> None:
     """Who has one has 2^64 of them."""
-    assert network("2001:db8:1:2:3:4:5:6") == network("2001:db8:1:2::1") != network("2001:db8:1:3::1")
-    assert network("203.0.113.7") == "203.0.113.7"
-    assert network("") == ""
+    statuses = []
+    for number in range(6):
+        async with from_address(f"2001:db8:1:2::{number}") as guesser:
+            statuses.append((await attempt(guesser, ada.email)).status_code)
+    assert statuses == [401] * 5 + [429]
+    async with from_address("2001:db8:1:3::1") as neighbour:
+        assert (await attempt(neighbour, ada.email)).status_code == 401
+
+
+async def test_one_address_does_not_try_many_accounts(client: httpx.AsyncClient, resources: "Resources") -> None:
+    """One guess each for a thousand accounts is stopped by the limit of the route."""
+    allowed = resources.settings.limits.sensitive
+    body = {"email": "not an address", "password": WRONG}
+    answers = [await client.post("/api/v1/accounts/sign-in", json=body) for _ in range(allowed + 1)]
+    assert [answer.status_code for answer in answers] == [422] * allowed + [429]
