@@ -63,8 +63,6 @@ class Vendor(Protocol):
         """Close the connections."""
 
 
-# Status → what it says of us: a key, an account, an address or a model that a person has to look after.
-OUR_FAULTS = frozenset({401, 402, 403, 404})
 # Codes with which a 429 or a 400 says that no money is left, which no waiting mends.
 OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "enforced_spend_limit_reached"})
 TOO_LONG = frozenset({"context_length_exceeded", "string_above_max_length"})
@@ -82,7 +80,7 @@ def status_fault(provider: str, status: int, code: str, message: str, headers: A
         headers: of the answer; `Retry-After` is believed.
     """
     reason = f"{provider} answered HTTP {status}" + (f" ({code})" if code else "")
-    if status in OUR_FAULTS or code in OUT_OF_MONEY:
+    if code in OUT_OF_MONEY:
         return AiMisconfigured(reason)
     if status == 429 or code == "rate_limit_error":
         return AiRateLimited(reason, retry_after(headers))
@@ -92,6 +90,7 @@ def status_fault(provider: str, status: int, code: str, message: str, headers: A
         return AiRefused(reason)
     if status in (408, 409) or status >= 500 or status < 300:
         return AiProviderAway(reason, retry_after(headers))
+    # Our key, account, address, model or request: a person has to look after it.
     return AiMisconfigured(reason)
 
 
