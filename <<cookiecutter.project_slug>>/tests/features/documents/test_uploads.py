@@ -115,7 +115,7 @@ async def test_completing_at_once_makes_one_document(
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
-        pytest.param({"size": 0}, 422, "document_empty", id="empty"),
+        pytest.param({"size": 0}, 422, "validation_failed", id="empty"),
         pytest.param({"size": 10 * 1024 * 1024 + 1}, 413, "document_too_large", id="large"),
         pytest.param({"size": 2**70}, 413, "document_too_large", id="huge"),
         pytest.param({"size": -1}, 422, "validation_failed", id="negative"),
