@@ -14,6 +14,7 @@ from app.core import admin, health, jwks, metrics
 from app.core.access import Access, guard, joined
 from app.core.api import add_routes
 from app.core.errors import install_error_handlers
+from app.core.idempotency import install_idempotency
 from app.core.logging import announce, configure_logging
 from app.core.messages import sample_messages
 from app.core.middleware import install_middleware
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     add_routes(app, [router, *(module.router for module in modules_with_routes())])
     if settings.docs_enabled:
         add_docs(app)
+    install_idempotency(app)
     pages = admin.mount(app, settings, modules("admin")) if settings.admin.enabled else {}
     guard(app, joined([access_table(settings), pages]))
     return app

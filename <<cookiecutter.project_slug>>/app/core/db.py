@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,6 +94,10 @@ def new_id() -> uuid.UUID:
 
 PrimaryId = Annotated[uuid.UUID, mapped_column(primary_key=True, default=new_id)]
 CreatedAt = Annotated[datetime, mapped_column(DateTime(timezone=True), server_default=func.now())]
+
+
+# Database, session and task of the `Database.whole` around what is running.
+_WHOLE: "ContextVar[tuple[Database, AsyncSession, asyncio.Task[Any] | None] | None]" = ContextVar("whole", default=None)
 
 
 class Server:
@@ -218,6 +223,11 @@ class Database:
             ReadOnly, DatabaseUnavailable, DatabaseBusy: it cannot, at the moment.
             ValueNotStorable: a value does not fit.
         """
+        if (outer := self._outer()) is not None:
+            with _translated():
+                async with outer.begin_nested():
+                    yield outer
+            return
         if not await self.primary.usable():
             raise await self._no_writing()
         outbox: list[OutboxTask] = []
@@ -250,11 +260,40 @@ class Database:
         Raises:
             DatabaseUnavailable, DatabaseBusy: it cannot, at the moment.
         """
+        if (outer := self._outer()) is not None:
+            with _translated():
+                async with outer.begin_nested():  # a statement that fails ends no more than this
+                    yield outer
+            return
         server = await self._server_for_reading(may_lag)
         async with server.circuit.guard():
             with _translated():
                 async with server.read() as session:
                     yield session
+
+    @asynccontextmanager
+    async def whole(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that takes in every `transaction()` and `read()` of this task within the block: all or nothing.
+
+        Only for what surrounds a handler, see `idempotency`. Other tasks have transactions of their own, as a session
+        serves one at a time.
+
+        Raises:
+            ReadOnly, DatabaseUnavailable, DatabaseBusy: it cannot, at the moment.
+        """
+        async with self.transaction() as session:
+            token = _WHOLE.set((self, session, asyncio.current_task()))
+            try:
+                yield session
+            finally:
+                _WHOLE.reset(token)
+
+    def _outer(self) -> AsyncSession | None:
+        """The session of the `whole` that we are in."""
+        found = _WHOLE.get()
+        if found and found[0] is self and found[2] is asyncio.current_task():
+            return found[1]
+        return None
 
     @property
     def engines(self) -> list[AsyncEngine]:

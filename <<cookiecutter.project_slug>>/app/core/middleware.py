@@ -217,7 +217,15 @@ class Cors(CORSMiddleware):
             allow_origins=origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-            expose_headers=["X-Request-ID", "Location", "Retry-After", "RateLimit", "RateLimit-Policy"],
+            expose_headers=[
+                "X-Request-ID",
+                "Location",
+                "Retry-After",
+                "Link",
+                "Idempotency-Replayed",
+                "RateLimit",
+                "RateLimit-Policy",
+            ],
             max_age=600,
         )
         exposed = [(name.lower().encode(), value.encode()) for name, value in self.simple_headers.items()]

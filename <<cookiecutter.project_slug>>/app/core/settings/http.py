@@ -36,3 +36,8 @@ class Http(BaseModel):
     docs: bool | None = Field(
         default=None, description="Serve /docs and /openapi.json. Empty: everywhere but in production."
     )
+    idempotency_hours: float = Field(
+        default=24,
+        gt=0,
+        description="How long the answer to a request with an Idempotency-Key is kept for its repetition.",
+    )

@@ -8,6 +8,7 @@ from fastapi import Header, Query, Response
 from app.core.access import Access
 from app.core.api import feature_router
 from app.core.errors import problem_responses
+from app.core.idempotency import IDEMPOTENT
 from app.core.rate_limit import limited
 from app.core.resources import AppResources
 from app.core.security import CurrentUser, Principal, issue_token
@@ -57,7 +58,7 @@ UserAgent = Annotated[str, Header(include_in_schema=False)]
 
 @router.post(
     "/register",
-    dependencies=[limited("register")],
+    dependencies=[limited("register"), IDEMPOTENT],
     status_code=202,
     summary="Make an account",
     responses=problem_responses(403),

@@ -8,6 +8,7 @@ from fastapi import Query, Response, UploadFile
 from app.core.access import Access
 from app.core.api import feature_router
 from app.core.errors import problem_responses
+from app.core.idempotency import IDEMPOTENT
 from app.core.pagination import Page, Paging
 from app.core.resources import AppResources, Resources
 from app.core.security import CurrentUser
@@ -52,6 +53,7 @@ _LOCATION = {"Location": {"description": "Where to ask how far it has come.", "s
     "",
     status_code=202,
     summary="Upload a document",
+    dependencies=[IDEMPOTENT],
     response_description="Taken; it will be processed in the background.",
     responses={
         **problem_responses(401, 413, 415),
@@ -74,6 +76,7 @@ async def upload(file: UploadFile, user: CurrentUser, resources: AppResources, r
     "/uploads",
     status_code=201,
     summary="Begin an upload to the object store",
+    dependencies=[IDEMPOTENT],
     responses=problem_responses(401, 413, 415),
 )
 async def begin_upload(body: UploadIn, user: CurrentUser, resources: AppResources) -> UploadOut:

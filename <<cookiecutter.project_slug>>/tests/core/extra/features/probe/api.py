@@ -2,15 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
-from app.features.probe.tasks import look  # type: ignore[import-not-found]  # a feature of the tests alone
-from fastapi import File, Query, Request, UploadFile
+from app.features.probe.tasks import (  # type: ignore[import-not-found]  # a feature of the tests alone
+    BEGUN,
+    GATE,
+    look,
+    note,
+)
+from fastapi import File, Query, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import func, select
 from starlette.responses import StreamingResponse
 
 from app.core.access import Access
 from app.core.api import feature_router
+from app.core.errors import Conflict
+from app.core.idempotency import IDEMPOTENT
+from app.core.outbox import OutboxTask
 from app.core.resources import AppResources
 from app.core.security import CurrentUser
 from app.core.tasks import enqueue
@@ -27,6 +36,8 @@ ACCESS = {
     "GET /api/v1/probe/staff": Access.STAFF,
     "GET /api/v1/probe/cached": Access.ANYONE,
     "POST /api/v1/probe/tasks": Access.ANYONE,
+    "POST /api/v1/probe/orders": Access.ANYONE,
+    "POST /api/v1/probe/orders/mine": Access.SIGNED_IN,
 }
 
 
@@ -111,3 +122,46 @@ async def ask(resources: AppResources) -> dict[str, str]:
     """As an upload does: a row, and a task about it."""
     async with resources.db.transaction() as session:
         return {"task": str(enqueue(session, look, "x"))}
+
+
+class Order(BaseModel):
+    """What is to happen to it.
+
+    Attributes:
+        wait: after the work, until the gate is open.
+        fail: after the work.
+        secret: answer what may not be stored.
+    """
+
+    name: str
+    wait: bool = False
+    fail: bool = False
+    secret: bool = False
+
+
+@router.post("/orders", status_code=201, summary="Order something, once", dependencies=[IDEMPOTENT])
+async def order(order: Order, resources: AppResources, response: Response) -> dict[str, Any]:
+    """In two transactions, each with a task, and a look at what is there."""
+    for step in ("order", "send"):
+        async with resources.db.transaction() as session:
+            identity = enqueue(session, note, f"{step} {order.name}")
+    async with resources.db.read() as session:
+        count = await session.scalar(select(func.count()).select_from(OutboxTask))
+    if order.wait:
+        await cast("asyncio.Future[int]", resources.cache.redis.rpush(BEGUN, order.name))
+        while not await resources.cache.redis.exists(GATE):
+            await asyncio.sleep(0.01)
+    if order.fail:
+        raise Conflict
+    response.headers["Location"] = f"/orders/{identity}"
+    if order.secret:
+        response.headers["Cache-Control"] = "no-store"
+    return {"id": str(identity), "count": count}
+
+
+@router.post("/orders/mine", status_code=201, summary="Order a file, once", dependencies=[IDEMPOTENT])
+async def order_file(user: CurrentUser, file: Annotated[UploadFile, File()], resources: AppResources) -> dict[str, Any]:
+    """A form, of a person."""
+    async with resources.db.transaction() as session:
+        identity = enqueue(session, note, str(user.id))
+    return {"id": str(identity), "bytes": len(await file.read())}
