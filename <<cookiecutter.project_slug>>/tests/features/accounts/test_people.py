@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from sqlalchemy import select
+from typer.testing import CliRunner
 
 from app.core.project import ROOT
 from app.core.security import Principal
@@ -150,13 +151,23 @@ async def test_create_superuser(
     assert PASSWORD not in made.stdout + made.stderr
 
 
-def test_create_superuser_refuses(environment: dict[str, str]) -> None:
-    """A weak password, no address, no file; and there is no way to give the password as an argument."""
-    assert (
-        "password:" in (weak := command(environment, "a@example.com", "--password-file", "-", given="short\n")).stderr
-    )
-    assert weak.returncode == 1
-    assert "short\n" not in weak.stderr
-    assert "email:" in command(environment, "nobody", "--password-file", "-", given=f"{PASSWORD}\n").stderr
-    assert command(environment, "a@example.com", "--password-file", "/no/such/file").returncode == 1
-    assert command(environment, "a@example.com", PASSWORD).returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "given", "code", "said"),
+    [
+        (["a@example.com", "--password-file", "-"], "short\n", 1, "password: "),
+        (["nobody", "--password-file", "-"], f"{PASSWORD}\n", 1, "email: "),
+        (["a@example.com", "--password-file", "/no/such/file"], "", 1, "No such file"),
+        (["a@example.com"], f"{PASSWORD}\nanother one\n", 1, "do not match"),
+        (["a@example.com", PASSWORD], "", 2, "unexpected extra argument"),
+    ],
+)
+def test_create_superuser_refuses(
+    environment: dict[str, str], arguments: list[str], given: str, code: int, said: str
+) -> None:
+    """A weak password, no address, no file, two that differ; and there is no way to give the password as an argument."""
+    from app.features.accounts.commands import cli
+
+    result = CliRunner().invoke(cli, arguments, input=given)
+    assert result.exit_code == code
+    assert said in result.output
+    assert given.strip() not in result.output or not given

