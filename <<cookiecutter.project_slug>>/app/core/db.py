@@ -248,7 +248,7 @@ class Database:
             await self._publish(self, outbox)
 
     @asynccontextmanager
-    async def read(self, *, may_lag: bool = False) -> AsyncIterator[AsyncSession]:
+    async def read(self, *, may_lag: bool = False, whole: bool = False) -> AsyncIterator[AsyncSession]:
         """A session for reading; each statement stands alone. Writing through it is a mistake.
 
         From the primary, so that everybody reads what they have written; from the replica while the primary is away.
@@ -256,6 +256,7 @@ class Database:
         Args:
             may_lag: from the replica where there is one, some moments behind: for lists and searches, never for what
                 decides about a right or a change.
+            whole: all statements in one transaction, whose settings (`SET LOCAL`) hold to its end. It never commits.
 
         Raises:
             DatabaseUnavailable, DatabaseBusy: it cannot, at the moment.
@@ -268,7 +269,7 @@ class Database:
         server = await self._server_for_reading(may_lag)
         async with server.circuit.guard():
             with _translated():
-                async with server.read() as session:
+                async with (server.write if whole else server.read)() as session:
                     yield session
 
     @asynccontextmanager

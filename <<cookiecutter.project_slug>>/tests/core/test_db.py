@@ -135,6 +135,17 @@ async def test_reads_have_no_transaction(resources: "Resources") -> None:
         assert await session.scalar(text("SELECT now()")) == first
 
 
+async def test_a_whole_read_is_one_transaction(resources: "Resources") -> None:
+    """Its settings hold from one statement to the next, end with it, and it commits nothing."""
+    async with resources.db.read(whole=True) as session:
+        first = await session.scalar(text("SELECT set_config('app.test', now()::text, true)"))
+        assert await session.scalar(text("SELECT current_setting('app.test') = now()::text")), first
+        await session.execute(text("CREATE TABLE never (id int)"))
+    async with resources.db.read() as session:
+        assert not await session.scalar(text("SELECT current_setting('app.test', true)"))
+        assert await session.scalar(text("SELECT to_regclass('never') IS NULL"))
+
+
 async def test_a_connection_is_given_back(resources: "Resources") -> None:
     """After every kind of ending; more blocks than the pool holds would otherwise wait for ever."""
     size = resources.settings.database.pool_size + resources.settings.database.pool_overflow

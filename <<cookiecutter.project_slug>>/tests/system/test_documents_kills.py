@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 ROUNDS = 30
 VICTIMS = ("worker", "api", "beat", "broker")
 UPLOADERS = 3
-LONGEST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 0.7
 # What the sweep leaves alone for an hour it may touch now.
 SWEEP = """
 import asyncio

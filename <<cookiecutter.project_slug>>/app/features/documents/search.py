@@ -132,12 +132,13 @@ async def search(
     )
     plan = choose_plan(landscape, owner_id) if vector else Plan.EXACT
     if plan is Plan.INDEX:
-        async with db.transaction() as session:  # the settings of the scan last for this transaction
+        # The settings of the scan last for this transaction. What became ready a moment ago may be missing.
+        async with db.read(may_lag=True, whole=True) as session:
             await session.execute(SCAN_SETTINGS, scan_values(landscape, owner_id))
             rows = await _rows(session, statement(plan, landscape.slot, owner_id), wanted)
         if owner_id is None or rows[0].nearest == CANDIDATES:
             return _hits(rows)
-    async with db.read() as session:
+    async with db.read(may_lag=True) as session:
         return _hits(await _rows(session, statement(Plan.EXACT, landscape.slot, owner_id), wanted))
 
 
