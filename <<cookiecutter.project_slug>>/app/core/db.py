@@ -299,7 +299,7 @@ class Database:
     @property
     def engines(self) -> list[AsyncEngine]:
         """Whatever holds a pool of connections."""
-        return [self.engine]
+        return [server.engine for server in (self.primary, self.replica) if server]
 
     async def check(self) -> None:
         """Raise when the primary does not answer."""

@@ -186,9 +186,13 @@ async def test_the_outbox_is_sampled(web: httpx.AsyncClient, resources: "Resourc
     assert 3600 <= sample(written, "task_outbox_oldest_seconds") < 3700
 
 
-async def test_the_pool_is_observed(resources: "Resources", web: httpx.AsyncClient) -> None:
+async def test_the_pool_is_observed(
+    resources: "Resources", web: httpx.AsyncClient, eventually: Callable[..., Any]
+) -> None:
     """Open connections, those in use, and who waits for one."""
     import asyncio
+
+    from sqlalchemy import text
 
     settings = resources.settings.database
     most = settings.pool_size + settings.pool_overflow
@@ -196,14 +200,22 @@ async def test_the_pool_is_observed(resources: "Resources", web: httpx.AsyncClie
     async with contextlib.AsyncExitStack() as held:
         for _ in range(most):
             await held.enter_async_context(resources.db.engine.connect())
-        waiting = asyncio.create_task(resources.db.check())
-        await asyncio.sleep(0)
-        metrics.observe(resources)
-        text = metrics.exposition().decode()
-        assert [sample(text, name) for name in names] == [most, most, 1]
+
+        async def read() -> None:
+            async with resources.db.read() as session:
+                await session.execute(text("SELECT 1"))
+
+        waiting = asyncio.create_task(read())
+
+        def seen() -> list[float]:
+            metrics.observe(resources)
+            written = metrics.exposition().decode()
+            return [sample(written, name) for name in names]
+
+        await eventually(lambda: seen() == [most, most, 1], 2)
     await waiting
-    text = (await web.get("/metrics")).text
-    assert [sample(text, name) for name in names[1:]] == [0, 0]
+    written = (await web.get("/metrics")).text
+    assert [sample(written, name) for name in names[1:]] == [0, 0]
 
 
 def test_the_page_of_metrics_is_the_code() -> None:
