@@ -64,10 +64,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             if tracing:
                 tracing.instrument(resources)
             watching = asyncio.create_task(metrics.watch(resources))
+            loading = asyncio.create_task(resources.storage.load())  # the first question about health should not pay
             announce("started", settings=redacted(settings))
             yield
             announce("stopping")
             watching.cancel()
+            await loading
         if tracing:
             await tracing.close()
 

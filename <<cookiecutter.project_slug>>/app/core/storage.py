@@ -227,6 +227,10 @@ class Storage:
         """Raise when the store does not answer or the bucket is missing."""
         await self._run(lambda s3: s3.head_bucket(Bucket=self._bucket))  # whatever the circuit thinks of it
 
+    async def load(self) -> None:
+        """Load boto3 ahead of the first use, which has a deadline."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._client)
+
     async def close(self) -> None:
         """Let the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -259,7 +263,7 @@ class Storage:
     async def _run(self, work: Callable[["S3Client"], R], seconds: float = 0.0) -> R:
         seconds = seconds or self._settings.deadline_seconds
         if self._made is None:  # loading boto3 is not the store's fault
-            await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._client)
+            await self.load()
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, self._guarded, work)
