@@ -218,11 +218,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = described()
-        # FastAPI adds the media type of the route's good answer to every documented model.
+        # FastAPI adds the media type of the route's good answer, JSON or a stream, to every documented model.
         for operation in (entry for path in document["paths"].values() for entry in path.values()):
             for response in operation["responses"].values():
                 if MEDIA_TYPE in response.get("content", ()):
-                    response["content"].pop("application/json", None)
+                    response["content"] = {MEDIA_TYPE: response["content"][MEDIA_TYPE]}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to change the document
