@@ -52,7 +52,7 @@ def environment(project: Path, say: Say) -> Path:
     return folder
 
 
-def make(project: Path, venv: Path, say: Say, *arguments: str, seconds: int = 480) -> str:
+def make(project: Path, venv: Path, say: Say, *arguments: str, seconds: int = 900) -> str:
     """Run a target of the project's Makefile, say how long it took, and return what it wrote."""
     log = project.parent / f"make-{arguments[0]}.log"
     begin = time.monotonic()

@@ -122,9 +122,16 @@ def install_idempotency(app: FastAPI) -> None:
     for route in app.routes:
         # Routes belong to their modules, and two applications in one process share them.
         if isinstance(route, Route) and IDEMPOTENT in getattr(route, "dependencies", ()):
-            if not isinstance(route.app, _Once):
+            if not _is_once(route.app):
                 route.app = _Once(route.app, route.path)
             route.responses = {**problem_responses(409), **route.responses}  # type: ignore[attr-defined]  # FastAPI's
+
+
+def _is_once(app: ASGIApp | None) -> bool:
+    """Whether the route has it already, under the guard that the application before put around it."""
+    while app is not None and not isinstance(app, _Once):
+        app = getattr(app, "inner", None)
+    return app is not None
 
 
 class _Refused(Exception):

@@ -120,8 +120,21 @@ def test_internal_routes_are_not_in_the_document(document: dict[str, Any]) -> No
 
 
 def test_assembling_twice_gives_the_same(make_app: "Callable[[Settings], FastAPI]", settings: "Settings") -> None:
-    """Two applications in one process do not disturb each other."""
-    one, other = make_app(settings), make_app(settings)
+    """Two applications in one process do not disturb each other, nor stand before each other's routes."""
+
+    def layers(app: "FastAPI") -> list[int]:
+        found = []
+        for route in app.routes:
+            depth, inner = 0, getattr(route, "app", None)
+            while (inner := getattr(inner, "inner", None)) is not None:
+                depth += 1
+            found.append(depth)
+        return found
+
+    one = make_app(settings)
+    before = layers(one)
+    other = make_app(settings)
+    assert layers(other) == before
     assert [route.path for route in one.routes if isinstance(route, Route | APIRoute)] == [
         route.path for route in other.routes if isinstance(route, Route | APIRoute)
     ]

@@ -51,8 +51,16 @@ def write(path: str, text: str) -> Callable[[Path], None]:
     return plant
 
 
+def wrong_type(root: Path) -> None:
+    """A fault of types, in a project of one file: what mypy says of all the others is known from `make check`."""
+    write("app/planted.py", "answer: int = 'forty-two'\n")(root)
+    replace(
+        "pyproject.toml", 'files = ["app", "devstack", "migrations", "ops", "tests"]', 'files = ["app/planted.py"]'
+    )(root)
+
+
 FAULTS = {
-    "types": write("app/planted.py", "answer: int = 'forty-two'\n"),
+    "types": wrong_type,
     "lint": write("app/planted.py", "import os\n"),
     "format": write("app/planted.py", "x  =  1\n"),
     "imports": write("app/core/planted.py", "import app.features\n"),

@@ -310,45 +310,45 @@ async def test_each_owner_finds_only_their_own(
         assert (await ask(client, headers, "launch code"))[0]["document_id"] == document["id"]
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "'; DROP TABLE documents; --",
-        "' OR '1'='1",
-        "\\",
-        "%_%",
-        ":vector :owner $1 %(x)s {0}",
-        "&|!()<->:*",
-        "a & | b",
-        "((((((((((",
-        '"""""',
-        '"unclosed phrase',
-        "-",
-        "- - -",
-        "-only -negations",
-        "or or or",
-        "a:* & b:A",
-        "nul\x00in the middle",
-        "\x01\x02 control \x1b[31m",
-        "\u202eesrever",
-        "🙂🙃",
-        "ﬁ ﬂ ﬀ",
-        "x" * 1000,
-        "x " * 500,
-        "é" * 1000,
-        "[0.1,0.2]",
-        "NaN",
-        "null",
-        "\ufeff x",
-        "../../etc/passwd",
-        "<script>alert(1)</script>",
-    ],
+TYPED = (
+    "'; DROP TABLE documents; --",
+    "' OR '1'='1",
+    "\\",
+    "%_%",
+    ":vector :owner $1 %(x)s {0}",
+    "&|!()<->:*",
+    "a & | b",
+    "((((((((((",
+    '"""""',
+    '"unclosed phrase',
+    "-",
+    "- - -",
+    "-only -negations",
+    "or or or",
+    "a:* & b:A",
+    "nul\x00in the middle",
+    "\x01\x02 control \x1b[31m",
+    "\u202eesrever",
+    "🙂🙃",
+    "ﬁ ﬂ ﬀ",
+    "x" * 1000,
+    "x " * 500,
+    "é" * 1000,
+    "[0.1,0.2]",
+    "NaN",
+    "null",
+    "\ufeff x",
+    "../../etc/passwd",
+    "<script>alert(1)</script>",
 )
+
+
 async def test_nothing_that_is_typed_is_an_error(
-    client: httpx.AsyncClient, auth_headers: dict[str, str], library: dict[str, str], query: str
+    client: httpx.AsyncClient, auth_headers: dict[str, str], library: dict[str, str]
 ) -> None:
     """Every query within the length limit gets an answer, and changes nothing."""
-    await ask(client, auth_headers, query)
+    for query in TYPED:
+        await ask(client, auth_headers, query)
     assert len((await client.get(URL, headers=auth_headers)).json()["items"]) == 3
 
 
