@@ -35,6 +35,7 @@ RUNS = [
 # What can differ from the default there; all of it would take as long again. CI's own workflow runs the whole.
 ONLY = {
     ("outside", "test"): "ops or configuration or storage or settings or envfile or cli",
+    ("deleted", "test"): "not (devstack or test_worker or test_beat or tracing or realtime or messages or test_backup)",
     ("accounts-deleted", "test"): "test_api or access or security or signing or admin or realtime or migrations or cli or documents",
 }
 # The default with a feature deleted, as the document says that goes with it.
