@@ -18,6 +18,8 @@ from app.core.db import Database
 REMEMBERED_SECONDS = 30.0
 # A word that is in more of all passages than this does not tell them apart: a stop word, whatever the language.
 COMMON_SHARE = 0.1
+# Of fewer passages a tenth is one or two, and any word may be in as many.
+FEWEST_PASSAGES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,10 @@ _LANDSCAPE = text("""
         WHERE schemaname = current_schema() AND tablename = 'document_passages' AND attname = 'owner_id'
     ), lexemes AS (
         SELECT array_agg(lexeme) AS common
-        FROM pg_stats, unnest(CAST(CAST(most_common_elems AS text) AS text[]), most_common_elem_freqs) AS entry(lexeme, share)
+        FROM counted, pg_stats,
+             unnest(CAST(CAST(most_common_elems AS text) AS text[]), most_common_elem_freqs) AS entry(lexeme, share)
         WHERE schemaname = current_schema() AND tablename = 'document_passages' AND attname = 'words'
-          AND share > :common_share AND lexeme IS NOT NULL
+          AND share > :common_share AND lexeme IS NOT NULL AND reltuples >= :fewest
     )
     SELECT name, slot, passages, ids, shares, owners, common
     FROM counted
@@ -80,7 +83,7 @@ async def landscape(db: Database) -> Landscape:
     if known and known[0] > time.monotonic():
         return known[1]
     async with db.read() as session:
-        row = (await session.execute(_LANDSCAPE, {"common_share": COMMON_SHARE})).one()
+        row = (await session.execute(_LANDSCAPE, {"common_share": COMMON_SHARE, "fewest": FEWEST_PASSAGES})).one()
     shares = dict(zip(row.ids or (), row.shares or (), strict=True))
     others = (row.owners or 0) - len(shares)
     found = Landscape(
