@@ -32,7 +32,7 @@ RUNS = [
     ("accounts-deleted", "check"),
     ("accounts-deleted", "test"),
 ]
-# What can differ from the default there; all of it would take as long again. CI's own workflow runs the whole.
+# What can differ from the default there; all of it would take as long again.
 ONLY = {
     ("outside", "test"): "ops or configuration or storage or settings or envfile or cli",
     ("deleted", "test"): "not (devstack or test_worker or test_beat or tracing or realtime or messages or test_backup)",
