@@ -112,10 +112,10 @@ def client(new_client: NewClient) -> httpx.Client:
     return new_client()
 
 
-def access_token(subject: str) -> str:
+def access_token(subject: str, *roles: str) -> str:
     """A token as the identity provider gives it that these tests are."""
     now = int(time.time())
-    claims = {"sub": subject, "iss": ISSUER, "aud": "api", "iat": now, "exp": now + 3600}
+    claims = {"sub": subject, "iss": ISSUER, "aud": "api", "iat": now, "exp": now + 3600, "roles": list(roles)}
     return jwt.encode(claims, PROVIDER, algorithm="EdDSA", headers={"kid": "tests", "typ": "at+jwt"})
 
 

@@ -4,6 +4,7 @@ schemathesis sends what the document allows, what it forbids, and chains of requ
 every check that it has is on. SYSTEM_TEST_FUZZ_SEED and SYSTEM_TEST_FUZZ_EXAMPLES make another and a longer run.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -11,13 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from devstack import Stack
+from tests.system.conftest import ISSUER, PUBLIC_KEYS, access_token
 
 # Limits count requests, and a fuzzer sends hundreds.
-UNLIMITED = {"LOG_LEVEL": "INFO", "TASKS_CONCURRENCY": "1", "LIMITS_PER_USER": "0", "LIMITS_SENSITIVE": "1000000"}
+UNLIMITED = {
+    "LOG_LEVEL": "INFO",
+    "TASKS_CONCURRENCY": "1",
+    "LIMITS_PER_USER": "0",
+    "LIMITS_SENSITIVE": "1000000",
+    "AUTH_ISSUER": ISSUER,
+    "AUTH_PUBLIC_KEYS": json.dumps(PUBLIC_KEYS),
+}
+# Who asks, and the roles that they have.
+ASKING = {"a stranger": None, "somebody who is signed in": (), "a superuser": ("superuser",)}
 TESTS = Path(__file__).parents[1]
 
 
@@ -31,16 +41,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-def signed_in(url: str) -> str:
-    """An access token of somebody new."""
-    person = {"email": f"fuzzer-{uuid4().hex[:12]}@example.com", "password": f"pass-{uuid4()}"}
-    assert httpx.post(f"{url}/api/v1/accounts/register", json=person).status_code == 202
-    answer = httpx.post(f"{url}/api/v1/accounts/sign-in", json=person)
-    assert answer.status_code == 200, answer.text
-    token: str = answer.json()["access_token"]
-    return token
-
-
 @pytest.fixture(scope="module")
 def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the fuzzer has to know of the whole, and of each feature: a feature's part goes with the feature."""
@@ -50,10 +50,11 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole
 
 
-@pytest.mark.parametrize("who", ["a stranger", "somebody who is signed in"])
+@pytest.mark.parametrize("who", ASKING)
 def test_the_document_keeps_its_word(api: Stack, configuration: Path, who: str, tmp_path: Path) -> None:
     """No 5xx, no status, header or body that the document does not know, nothing taken that it forbids."""
-    headers = [] if who == "a stranger" else ["--header", f"Authorization: Bearer {signed_in(api.url)}"]
+    roles = ASKING[who]
+    headers = [] if roles is None else ["--header", f"Authorization: Bearer {access_token(str(uuid4()), *roles)}"]
     run = subprocess.run(
         [
             str(Path(sys.executable).with_name("schemathesis")),
