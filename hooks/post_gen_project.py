@@ -3,10 +3,10 @@
 import os
 import shutil
 
-# Option -> the answer that keeps the rooms -> what goes with any other answer. A path is a file or a folder.
+# Option -> the answers that keep the rooms -> what goes with any other answer. A path is a file or a folder.
 ROOMS = {
     "example": {
-        "documents": [
+        ("documents",): [
             "app/features/documents",
             "docs/delete-documents.md",
             "docs/documents.md",
@@ -20,7 +20,7 @@ ROOMS = {
         ],
     },
     "monitoring": {
-        "prometheus": [
+        ("prometheus",): [
             "ops/alertmanager",
             "ops/check/rooms/monitoring.py",
             "ops/compose/rooms/monitoring.yaml",
@@ -30,7 +30,7 @@ ROOMS = {
         ],
     },
     "object_storage": {
-        "minio": [
+        ("minio",): [
             "ops/compose/rooms/minio.yaml",
         ],
     },
@@ -72,8 +72,8 @@ def remove(path: str) -> None:
 def main() -> None:
     """Drop, then overlay."""
     for option, answers in ROOMS.items():
-        for answer, rooms in answers.items():
-            if CHOSEN[option] != answer:
+        for keeping, rooms in answers.items():
+            if CHOSEN[option] not in keeping:
                 for room in rooms:
                     for path in baked_files(room):
                         remove(path)
