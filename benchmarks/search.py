@@ -25,7 +25,7 @@ def measure(project: Path, python: Path, *, quick: bool) -> list[Row]:
         [str(python), str(SCRIPT), *options], cwd=project, stdout=subprocess.PIPE, text=True, timeout=1800, check=True
     )
     found = json.loads(result.stdout)
-    rows = _quality(found["quality"])
+    rows = [row for name, quality in found["quality"].items() for row in _quality(name, quality)]
     for scope, ways in found["scopes"].items():
         rows += _scope(found["passages"], scope, ways)
     route = found["route"]
@@ -40,7 +40,7 @@ def measure(project: Path, python: Path, *, quick: bool) -> list[Row]:
     ]
 
 
-def _quality(found: dict[str, Any]) -> list[Row]:
+def _quality(questions: str, found: dict[str, Any]) -> list[Row]:
     """Both halves together beside each alone; only the default configuration has a goal."""
     rows = []
     for language in ("simple", "english"):
@@ -49,7 +49,7 @@ def _quality(found: dict[str, Any]) -> list[Row]:
             alone = found[language][part]["all"]
             rows.append(
                 Row(
-                    f"search, {found['questions']} labelled questions, `{language}`: both halves, nDCG@10",
+                    f"search, {found['questions']} {questions} questions, `{language}`: both halves, nDCG@10",
                     name,
                     both["ndcg"] / alone["ndcg"],
                     "; ".join(

@@ -25,7 +25,7 @@ from corpus import load as load_corpus
 from corpus import queries as make_queries
 from devstack import Stack
 from devstack.ports import LOOPBACK, random_free
-from quality import by_kind, marks, passages, questions
+from quality import SETS, by_kind, marks, passages, questions
 from statement import product_statement
 
 DEPTH = 10
@@ -48,7 +48,7 @@ def main() -> None:
         with Stack(Path(name) / "stack", parts, load.TOKEN) as stack:
             os.environ.update({key: str(value) for key, value in stack.env.items()})
             stack.run("-m", "app.cli", "migrate")
-            found = {"quality": asyncio.run(quality())}
+            found: dict[str, Any] = {"quality": {asked: asyncio.run(quality(asked)) for asked in SETS}}
             found |= asyncio.run(at_scale(options.passages, options.queries))
             found["route"] = route(stack)
     print(json.dumps(found))
@@ -62,8 +62,8 @@ def say(line: str) -> None:
 # How well
 
 
-async def quality() -> dict[str, Any]:
-    """Marks of words alone, vectors alone and both, with the default configuration and with the one of the set's language."""
+async def quality(name: str) -> dict[str, Any]:
+    """On one set of questions: marks of words alone, of vectors alone and of both, with `simple` and with the set's language."""
     from app.core.db import Database
     from app.core.settings import load_settings
     from app.features import settings_of_features
@@ -72,7 +72,7 @@ async def quality() -> dict[str, Any]:
     settings = load_settings(settings_of_features())
     db = Database(settings.database, nothing)
     connection = await asyncpg.connect(settings.database.dsn())
-    names, asked = list(passages()), questions()
+    names, asked = list(passages()), questions(name)
     found: dict[str, Any] = {"passages": len(names), "questions": len(asked)}
     for language in ("simple", "english"):
         owner = await fill(connection, language)
