@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from ops.check import compose, nginx, rooms
+from ops.check import compose, licences, migrations, nginx, rooms, secrets
 from ops.check.tools import Check, Findings, Foreign, Unavailable, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,12 +25,15 @@ SCHEMA = ("check-jsonschema", "--builtin-schema")
 #: The slowest first, so that none is waited for alone.
 OWN: tuple[Check, ...] = (
     Check("types", command("mypy")),
+    Check("secrets", secrets.check),
     Check("compose", compose.check, "compose.yaml"),
     Check(
         "zizmor",
         command("zizmor", "--offline", "--quiet", "--no-progress", "--persona", "auditor", ".github"),
         WORKFLOWS,
     ),
+    Check("migrations", migrations.check, "migrations/versions/*/*.py"),
+    Check("licences", licences.check),
     Check("imports", command("lint-imports", "--no-logo")),
     Check("nginx", nginx.check, "ops/nginx/render.py"),
     Check("lint", command("ruff", "check", "--quiet", ".")),

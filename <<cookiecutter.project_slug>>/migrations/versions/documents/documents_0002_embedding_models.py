@@ -16,6 +16,14 @@ down_revision: str | Sequence[str] | None = "documents_0001"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+# What ops/check/migrations.py finds here, and why it may be.
+ACCEPTED = {
+    "ban-drop-column": "the vectors move to a table of their own; the version before cannot run beside this one",
+    "require-concurrent-index-deletion": "the index goes with its column",
+    "require-concurrent-index-creation": "the index is on the few rows that are not ready",
+    "adding-not-nullable-field": "as many rows as there are documents, which is few beside passages",
+}
+
 HNSW: dict[str, Any] = {
     "postgresql_using": "hnsw",
     "postgresql_with": {"m": 16, "ef_construction": 128},
