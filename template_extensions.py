@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import click
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from jinja2.ext import Extension
 from slugify import slugify
 
@@ -164,6 +164,17 @@ def md(value: str) -> str:
     return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: rf"\{m[1]}" if not m[1].isdigit() else f"{m[1]}\\", escaped)
 
 
+class Literal:
+    """A text without a tag, where cookiecutter expects a template."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def render(self, **_context: object) -> str:
+        """Give the text back."""
+        return self.text
+
+
 class Answers(Extension):
     """Adds the checks and filters, and keeps an answer from being run as a template."""
 
@@ -179,6 +190,22 @@ class Answers(Extension):
             suggested_slug=suggested_slug,
         )
         environment.globals.update(template_folder=str(HERE / TEMPLATE_FOLDER), checked_slug=checked_slug)
+        self._compile_only_tags(environment)
+
+    @staticmethod
+    def _compile_only_tags(environment: Environment) -> None:
+        """Hand a text that has no tag back as it is.
+
+        Cookiecutter compiles the path of every file and folder, to learn that it is what it was: half of a bake.
+        """
+        compiled = environment.from_string
+
+        def from_string(source: str, *arguments: Any, **options: Any) -> Template | Literal:
+            if environment.variable_start_string in source:
+                return compiled(source, *arguments, **options)
+            return Literal(source)
+
+        environment.from_string = from_string  # type: ignore[assignment, method-assign]
 
     @classmethod
     def own_sources(cls) -> frozenset[str]:

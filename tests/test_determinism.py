@@ -9,11 +9,13 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import baking
 import pytest
 import stage
 from baking import command_line, files_of, modes_of, name_of, room_combinations
+from jinja2 import Environment
 from stage import TEMPLATE_FOLDER
 
 Combinations = list[tuple[dict[str, str], Path]]
@@ -147,3 +149,18 @@ def test_the_staged_template_is_the_template(tmp_path: Path) -> None:
     staged = stage.stage(tmp_path / "staged")
     assert (staged / "cookiecutter.json").read_bytes() == (baking.ROOT / "cookiecutter.json").read_bytes()
     assert baking.bake(staged, tmp_path / "out").is_dir()
+
+
+def test_only_what_holds_a_tag_is_compiled(monkeypatch: pytest.MonkeyPatch, bake: Callable[..., Path]) -> None:
+    """Compiling is what a bake's time goes into: the path of a file that is copied costs none of it."""
+    compiled = []
+    compile_template = Environment.compile
+
+    def counting(self: Environment, source: str, *arguments: Any, **options: Any) -> Any:
+        compiled.append(source)
+        return compile_template(self, source, *arguments, **options)
+
+    monkeypatch.setattr(Environment, "compile", counting)
+    bake(project_name="Counted << once")
+    assert compiled
+    assert [source for source in compiled if "<<" not in source] == []
