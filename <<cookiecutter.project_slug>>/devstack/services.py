@@ -5,6 +5,7 @@ import http.client
 import os
 import socket
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Context:
     workers: int
 
 
-class Service:
+class Service(ABC):
     """A long-running part.
 
     Attributes:
@@ -61,22 +62,22 @@ class Service:
         """Where it keeps its data."""
         return self.context.data / self.name
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027  # most have nothing to do
         """Before each start."""
 
+    @abstractmethod
     def command(self) -> Sequence[str]:
         """Program and arguments. Secrets do not belong here: every user of the machine can read them."""
-        raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
         """The whole environment of the program."""
         return base_environment()
 
+    @abstractmethod
     def ready(self) -> bool:
         """Whether it serves now; asked again and again."""
-        raise NotImplementedError
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027  # as above
         """Once it is ready for the first time: what others expect to find in it."""
 
 

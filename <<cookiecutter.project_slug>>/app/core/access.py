@@ -147,9 +147,8 @@ class _Guarded:
 
 def _put_before(route: BaseRoute, access: Access) -> None:
     assert isinstance(route, Route | WebSocketRoute | Mount)
-    # Routes belong to their modules, and two applications in one process share them.
-    inner = route.app.inner if isinstance(route.app, _Guarded) else route.app
-    route.app = inner if access in (Access.ANYONE, Access.OWN) else _Guarded(inner, access)
+    if access not in (Access.ANYONE, Access.OWN):
+        route.app = _Guarded(route.app, access)
 
 
 async def _signed_in(scope: Scope) -> Principal:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from copy import copy
 
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
@@ -25,7 +26,8 @@ def add_routes(app: FastAPI, routers: Iterable[APIRouter]) -> None:
     `include_router` would nest them, and each level costs every request about 425,000 instructions in FastAPI 0.165.
     """
     for router in routers:
-        app.router.routes.extend(router.routes)
+        # Copies: what an application puts around its routes is not around those of another one in the same process.
+        app.router.routes.extend(copy(route) for route in router.routes)
     app.router.middleware_stack = FeatureTables(app.router)
 
 

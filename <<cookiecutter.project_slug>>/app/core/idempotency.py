@@ -120,18 +120,9 @@ IDEMPOTENT: Any = Depends(_key)
 def install_idempotency(app: FastAPI) -> None:
     """Put what is needed around every route that has `IDEMPOTENT` among its dependencies."""
     for route in app.routes:
-        # Routes belong to their modules, and two applications in one process share them.
         if isinstance(route, Route) and IDEMPOTENT in getattr(route, "dependencies", ()):
-            if not _is_once(route.app):
-                route.app = _Once(route.app, route.path)
+            route.app = _Once(route.app, route.path)
             route.responses = {**problem_responses(409), **route.responses}  # type: ignore[attr-defined]  # FastAPI's
-
-
-def _is_once(app: ASGIApp | None) -> bool:
-    """Whether the route has it already, under the guard that the application before put around it."""
-    while app is not None and not isinstance(app, _Once):
-        app = getattr(app, "inner", None)
-    return app is not None
 
 
 class _Refused(Exception):

@@ -13,7 +13,6 @@ under another's lease, and is dropped.
                                            |--its worker has to end--> pending
 """
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +26,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core import metrics
+from app.core.backoff import backoff, jittered
 from app.core.db import Base, CreatedAt, Database, PrimaryId
 from app.core.settings import Tasks as TaskSettings
 
@@ -126,15 +126,13 @@ class Outbox:
 
     async def retry(self, claim: Claim, error: str) -> timedelta:
         """The task failed and runs again after a wait that doubles with each attempt; returns that wait."""
-        # Jitter, so that what failed together does not come back together.
-        wait = min(self._settings.retry_seconds * 2 ** (claim.attempts - 1), MAX_RETRY_SECONDS)
-        delay = timedelta(seconds=wait * random.uniform(0.5, 1.0))  # noqa: S311  # not for secrets
+        delay = timedelta(seconds=backoff(self._settings.retry_seconds, claim.attempts, MAX_RETRY_SECONDS))
         await self._settle(claim, state=State.WAITING, due_at=func.now() + delay, error=error)
         return delay
 
     async def postpone(self, claim: Claim, error: str) -> timedelta:
         """A neighbour that the task needs is away: it waits, and this attempt counts for nothing; returns the wait."""
-        delay = timedelta(seconds=self._settings.away_seconds * random.uniform(0.5, 1.0))  # noqa: S311  # as above
+        delay = timedelta(seconds=jittered(self._settings.away_seconds))
         await self._settle(
             claim, state=State.WAITING, due_at=func.now() + delay, error=error, attempts=OutboxTask.attempts - 1
         )

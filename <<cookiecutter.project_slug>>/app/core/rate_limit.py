@@ -7,10 +7,11 @@ A sliding window, counted in the cache's Redis. Where every request counts a pro
 spends it by itself, so that most requests ask nobody. Without Redis each process counts alone, by the same rule.
 """
 
+import asyncio
 import ipaddress
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, floor
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,9 @@ class _Held:
     number: int = 0
     current: int = 0
     previous: int = 0
+    # Who asks for a slice, one at a time, and how many would like to.
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
 
 
 class Limiter:
@@ -125,24 +129,30 @@ class Limiter:
             held = self._held[limit.name, who] = _Held()
             if len(self._held) > REMEMBERED:
                 self._held.popitem(last=False)
+        if _spend(limit, held):
+            return
+        if not limit.sliced:
+            await self._fetch(limit, who, held, 1)
+            return
+        held.waiting += 1
+        try:
+            # If each took a slice of its own, a burst would use the whole limit up, and most of it for nothing.
+            async with held.asking:
+                if not _spend(limit, held):
+                    # As many as wait, so that nobody waits for more than two questions to a Redis that hangs.
+                    await self._fetch(limit, who, held, max(1, limit.amount // SLICES, held.waiting))
+        finally:
+            held.waiting -= 1
+
+    async def _fetch(self, limit: Limit, who: str, held: _Held, ask: int) -> None:
+        """Ask for so many, and spend one of them."""
         now = time.monotonic()
-        if now >= held.until:
-            held.left, held.refused = 0, False
-        if held.left > 0:
-            held.left -= 1
-            return
-        if held.refused:
-            raise RateLimited(limit, held.until - now)
-        ask = max(1, limit.amount // SLICES) if limit.sliced else 1
         granted, wait, rest = await self._ask(limit, who, ask, held)
-        if not granted and held.left > 0:  # from a slice that somebody else took meanwhile
-            held.left -= 1
-            return
         if not granted:
             held.refused, held.until = True, now + wait
             raise RateLimited(limit, wait)
-        # Added, as others may have asked meanwhile. What was granted in this window may not be spent in the next one.
-        held.left, held.until = held.left + granted - 1, now + rest
+        # What was granted in this window may not be spent in the next one.
+        held.left, held.until = granted - 1, now + rest
 
     async def _ask(self, limit: Limit, who: str, ask: int, held: _Held) -> tuple[int, float, float]:
         """How many are granted, in how many seconds there will be one if there is none, and how long the window goes on."""
@@ -157,6 +167,23 @@ class Limiter:
                 log.warning("limits_counted_alone", error=repr(error))
             granted, current, previous, into = _count_alone(limit, held, window, ask)
         return granted, _wait(limit, current, previous, into, window) / 1000, (window - into) / 1000
+
+
+def _spend(limit: Limit, held: _Held) -> bool:
+    """Spend one of what is held; False when there is none.
+
+    Raises:
+        RateLimited: it is known that there will be none.
+    """
+    now = time.monotonic()
+    if now >= held.until:
+        held.left, held.refused = 0, False
+    if held.left > 0:
+        held.left -= 1
+        return True
+    if held.refused:
+        raise RateLimited(limit, held.until - now)
+    return False
 
 
 def _count_alone(limit: Limit, held: _Held, window: int, ask: int) -> tuple[int, int, int, int]:

@@ -79,6 +79,17 @@ async def test_many_at_once_are_counted_right(resources: "Resources") -> None:
     assert 36 <= sum(result is None for result in results) <= 40
 
 
+async def test_a_burst_takes_no_more_than_it_needs(resources: "Resources") -> None:
+    """However many come at once: what is used up is what they asked for and at most one slice, and two questions are enough."""
+    limit = Limit("rush", 300, 3600, sliced=True)
+    before = await asked_redis(resources)
+    await asyncio.gather(*(resources.limiter.take(limit, "somebody") for _ in range(50)))
+    assert await asked_redis(resources) - before <= 2
+    used = sum(int(count) for count in await resources.cache.redis.hvals("limit:rush:somebody"))
+    assert 50 <= used <= 50 + 300 // SLICES
+    assert await passed(resources.limiter, limit, "somebody", 300) == 250, "nothing of it is lost"
+
+
 async def test_a_window_slides(resources: "Resources", eventually: Callable[..., Any]) -> None:
     """Who has used up the limit may ask again when told, not sooner, and never twice as much in one length of it."""
     limit = Limit("sliding", 10, 1)
@@ -121,6 +132,17 @@ async def test_a_silent_redis_costs_a_few_their_deadline(settings: "Settings", h
         began = time.monotonic()
         assert await passed(limiter, limit, "somebody", 100) == 100
         assert time.monotonic() - began < 0.4
+    await cache.close()
+
+
+async def test_a_burst_waits_for_a_silent_redis_together(settings: "Settings", hung: "Without") -> None:
+    """Fewer questions than open the circuit: nobody stands in a queue of people who each wait for a deadline."""
+    cache = Cache(settings.cache)
+    limiter = Limiter(cache)
+    limit = Limit("silent", 300, 3600, sliced=True)
+    with hung("cache"):
+        await asyncio.gather(*(limiter.take(limit, "somebody") for _ in range(100)))
+        assert cache.circuit.state == State.CLOSED
     await cache.close()
 
 

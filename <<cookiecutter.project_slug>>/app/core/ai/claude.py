@@ -1,13 +1,11 @@
 """Anthropic's Messages API through its own SDK."""
 
-import asyncio
 from collections.abc import AsyncGenerator
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from app.core.ai.answering import Prompt
 from app.core.ai.errors import AiError, AiInputTooLong, AiProviderAway, AiRefused
-from app.core.ai.vendor import Report, status_fault, word
+from app.core.ai.vendor import Connection, Report, Sdk, status_fault, word
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -15,47 +13,23 @@ if TYPE_CHECKING:
 BASE_URL = "https://api.anthropic.com"
 
 
-class Claude:
+class Claude(Sdk):
     """The adapter.
 
     Args:
-        api_key: of the account.
-        base_url: address without a version.
-        connect_seconds: deadline for a connection.
-        longest_seconds: after this long without a byte the SDK gives up; deadlines proper are kept outside.
+        connection: base_url without a version.
         effort: how long the model thinks; empty for its own default.
     """
 
     provider = "claude"
 
-    def __init__(
-        self, *, api_key: str, base_url: str, connect_seconds: float, longest_seconds: float, effort: str = ""
-    ) -> None:
-        self._api_key = api_key
-        self._base_url = base_url
-        self._connect_seconds = connect_seconds
-        self._longest_seconds = longest_seconds
+    def __init__(self, connection: Connection, effort: str = "") -> None:
+        super().__init__("anthropic", "AsyncAnthropic", connection)
         self._options: dict[str, Any] = {"output_config": {"effort": effort}} if effort else {}
-        self._client: AsyncAnthropic | None = None
-        self._opening = asyncio.Lock()
-
-    async def open(self) -> "AsyncAnthropic":
-        """See `Vendor.open`."""
-        async with self._opening:
-            if self._client is None:
-                sdk = await asyncio.to_thread(import_module, "anthropic")  # 2 s of CPU: not on the event loop
-                self._client = sdk.AsyncAnthropic(
-                    # The SDK would look for a missing one in the environment and on disk.
-                    api_key=self._api_key or "none",
-                    base_url=self._base_url,
-                    timeout=sdk.Timeout(self._longest_seconds, connect=self._connect_seconds),
-                    max_retries=0,  # done outside, where the deadline is known
-                )
-            return self._client
 
     async def stream(self, prompt: Prompt, model: str, max_tokens: int) -> AsyncGenerator[str | Report, None]:
         """See `Vendor.stream`."""
-        client = await self.open()
+        client: AsyncAnthropic = await self.open()
         from anthropic import AnthropicError  # loaded by `open`, off the event loop
         from httpx2 import HTTPError  # the SDK lets it through while it reads a stream
 
@@ -83,12 +57,6 @@ class Claude:
             LookupError,
         ) as error:  # a broken line, or no such protocol
             raise AiProviderAway(f"claude sent no answer that could be read: {type(error).__name__}") from error
-
-    async def close(self) -> None:
-        """Close the connections, if any were opened."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
 
 
 class _Reading:

@@ -8,7 +8,6 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
@@ -17,7 +16,7 @@ from app.core import metrics
 from app.core.ai.accounting import cost, count
 from app.core.ai.answering import CHARACTERS_PER_TOKEN
 from app.core.ai.errors import EmbeddingProviderAway, EmbeddingUnavailable
-from app.core.ai.vendor import retry_after
+from app.core.ai.vendor import Connection, Sdk, retry_after
 from app.core.circuit import Circuit, CircuitOpen, State
 from app.core.settings import Ai as AiSettings
 
@@ -84,16 +83,12 @@ class OpenAIEmbedder:
         )
         self._settings = settings
         self._refused: str | None = None
-        self._api_key = api_key
-        self._base_url = base_url
         self._batch = batch
-        self._timeout = timeout_seconds
-        self._max_retries = max_retries
         # The SDK's time-out starts anew with every byte received, so a server that drips would hold us for
         # ever. This one does not; 8 s is the SDK's longest pause between two attempts.
         self._deadline = timeout_seconds * (max_retries + 1) + 8.0 * max_retries
-        self._client: AsyncOpenAI | None = None
-        self._opening = asyncio.Lock()
+        connect = min(settings.connect_seconds, timeout_seconds)
+        self._sdk = Sdk("openai", "AsyncOpenAI", Connection(api_key, base_url, connect, timeout_seconds, max_retries))
 
     @property
     def trouble(self) -> str | None:
@@ -110,22 +105,7 @@ class OpenAIEmbedder:
 
     async def close(self) -> None:
         """Close the connections to the provider, if any were opened."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
-
-    async def _open(self) -> "AsyncOpenAI":
-        async with self._opening:
-            if self._client is None:
-                sdk = await asyncio.to_thread(import_module, "openai")  # 1 s of CPU: not on the event loop
-                self._client = sdk.AsyncOpenAI(
-                    # The SDK refuses an empty key, and would look for one in the environment.
-                    api_key=self._api_key or "none",
-                    base_url=self._base_url,
-                    timeout=sdk.Timeout(self._timeout, connect=min(self._settings.connect_seconds, self._timeout)),
-                    max_retries=self._max_retries,
-                )
-            return self._client
+        await self._sdk.close()
 
     async def _account(self, texts: list[str]) -> list[list[float]]:
         started = time.monotonic()
@@ -150,8 +130,8 @@ class OpenAIEmbedder:
             metrics.AI_SECONDS.labels("openai", "embedding").observe(time.monotonic() - started)
 
     async def _embed_batch(self, texts: list[str]) -> list[list[float]]:
-        client = await self._open()
-        from openai import APIStatusError, OpenAIError  # loaded by _open, off the event loop
+        client: AsyncOpenAI = await self._sdk.open()
+        from openai import APIStatusError, OpenAIError  # loaded by `open`, off the event loop
 
         try:
             async with asyncio.timeout(self._deadline):

@@ -5,7 +5,6 @@ end the account. Once a piece has gone out nothing is tried again: the reader wo
 """
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -28,6 +27,7 @@ from app.core.ai.errors import (
     AiUnavailable,
 )
 from app.core.ai.vendor import Report, Vendor
+from app.core.backoff import backoff
 from app.core.circuit import Circuit, CircuitOpen, Guard, State
 from app.core.settings import Ai as AiSettings
 
@@ -143,8 +143,10 @@ class ModelAnswerer:
             except CircuitOpen as error:
                 raise AiProviderAway(str(error), float(error.headers["Retry-After"])) from error
             except (AiProviderAway, AiRateLimited) as error:
-                wait = _wait(attempt) if error.retry_after is None else error.retry_after
                 attempt += 1
+                wait = error.retry_after
+                if wait is None:
+                    wait = backoff(FIRST_WAIT_SECONDS, attempt, LONGEST_WAIT_SECONDS)
                 if attempt > self._settings.max_retries or time.monotonic() + wait >= deadline:
                     raise
                 log.info("ai_retried", provider=self._vendor.provider, attempt=attempt, reason=str(error))
@@ -279,9 +281,3 @@ async def _next(call: _Call, events: Events) -> str | None:
 def _outcome(failure: BaseException | None) -> str:
     """What the metrics call it; whoever asked has left where it is none of ours."""
     return OUTCOMES.get(type(failure), "abandoned") if failure else "abandoned"
-
-
-def _wait(attempt: int) -> float:
-    """Seconds before another attempt: doubled each time, and never the same for all who failed together."""
-    longest: float = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2**attempt)
-    return longest * random.uniform(0.5, 1)  # noqa: S311  # no secret

@@ -6,7 +6,7 @@ from app.core.ai.embedding import Embedder, OpenAIEmbedder
 from app.core.ai.health import AiHealth, Watched
 from app.core.ai.model import ModelAnswerer
 from app.core.ai.offline import OfflineAnswerer, OfflineEmbedder
-from app.core.ai.vendor import Vendor
+from app.core.ai.vendor import Connection, Vendor
 from app.core.settings import Ai as AiSettings
 
 
@@ -32,22 +32,13 @@ def create_answerer(settings: AiSettings) -> Answerer:
     if settings.answer_provider == "offline":
         return OfflineAnswerer()
     vendor: Vendor
+    times = settings.connect_seconds, settings.answer_seconds
     if settings.answer_provider == "claude":
-        vendor = claude.Claude(
-            api_key=settings.claude_api_key.get_secret_value(),
-            base_url=settings.claude_base_url or claude.BASE_URL,
-            connect_seconds=settings.connect_seconds,
-            longest_seconds=settings.answer_seconds,
-            effort=settings.answer_effort,
-        )
+        key, address = settings.claude_api_key.get_secret_value(), settings.claude_base_url or claude.BASE_URL
+        vendor = claude.Claude(Connection(key, address, *times), settings.answer_effort)
     else:
-        vendor = openai_protocol.OpenAI(
-            api_key=settings.openai_api_key.get_secret_value(),
-            base_url=settings.openai_base_url or openai_protocol.BASE_URL,
-            connect_seconds=settings.connect_seconds,
-            longest_seconds=settings.answer_seconds,
-            effort=settings.answer_effort,
-        )
+        key, address = settings.openai_api_key.get_secret_value(), settings.openai_base_url or openai_protocol.BASE_URL
+        vendor = openai_protocol.OpenAI(Connection(key, address, *times), settings.answer_effort)
     return ModelAnswerer(vendor, settings)
 
 

@@ -1,8 +1,10 @@
 """What a vendor's adapter is to the rest: one streamed attempt, and the translation of its faults into ours."""
 
+import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from importlib import import_module
 from time import time
 from typing import Any, Protocol
 
@@ -61,6 +63,62 @@ class Vendor(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How an SDK reaches its service.
+
+    Attributes:
+        api_key: of the account; some local servers need none.
+        base_url: address, with what the SDK expects of a version in it.
+        connect_seconds: deadline for a connection.
+        longest_seconds: after this long without a byte the SDK gives up; deadlines proper are kept outside.
+        max_retries: by the SDK itself; none where they are made outside, where the deadline is known.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str
+    connect_seconds: float
+    longest_seconds: float
+    max_retries: int = 0
+
+
+class Sdk:
+    """A vendor's own SDK, loaded when it is first used.
+
+    Args:
+        package: what to import; that takes a second or two of CPU.
+        client: name of its class.
+        connection: where to.
+    """
+
+    def __init__(self, package: str, client: str, connection: Connection) -> None:
+        self._package = package
+        self._class = client
+        self._connection = connection
+        self._client: Any = None
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> Any:
+        """The client of that class; see `Vendor.open`."""
+        async with self._opening:
+            if self._client is None:
+                sdk = await asyncio.to_thread(import_module, self._package)  # not on the event loop
+                self._client = getattr(sdk, self._class)(
+                    # The SDKs refuse an empty key, or look for one in the environment and on disk.
+                    api_key=self._connection.api_key or "none",
+                    base_url=self._connection.base_url,
+                    timeout=sdk.Timeout(self._connection.longest_seconds, connect=self._connection.connect_seconds),
+                    max_retries=self._connection.max_retries,
+                )
+            return self._client
+
+    async def close(self) -> None:
+        """Close the connections, if any were opened."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
 
 # Codes with which a 429 or a 400 says that no money is left, which no waiting mends.

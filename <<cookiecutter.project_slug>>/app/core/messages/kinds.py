@@ -1,6 +1,7 @@
 """What can be sent: a class for each channel. Each refuses what could break out of a header or cannot be delivered."""
 
 import unicodedata
+from abc import ABC, abstractmethod
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
@@ -34,7 +35,7 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Text = Annotated[str, AfterValidator(_no_nul)]
 
 
-class Content(BaseModel):
+class Content(BaseModel, ABC):
     """What every kind has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,9 +43,9 @@ class Content(BaseModel):
     channel: ClassVar[Channel]
 
     @property
+    @abstractmethod
     def receiver(self) -> str:
         """To whom, masked: for logs and for the table, where it stays when the rest is erased."""
-        raise NotImplementedError
 
 
 class Email(Content):

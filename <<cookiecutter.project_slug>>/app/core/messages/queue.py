@@ -8,7 +8,6 @@ queued --claimed--> sending --taken--> sent          (its content is erased)
 """
 
 import hashlib
-import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.elements import ColumnElement
 
+from app.core.backoff import backoff
 from app.core.db import Database, new_id
 from app.core.messages.kinds import Channel
 from app.core.messages.models import DeviceGone, Lane, MessageRow, State
@@ -115,10 +115,8 @@ class MessageQueue:
             now = await session.scalar(select(func.now()))
             assert now
             lane.down_since = lane.down_since or now
-            pause = min(
-                self._settings.retry_seconds * 2 ** min(lane.failures - 1, 20), self._settings.longest_pause_seconds
-            )
-            lane.paused_until = now + timedelta(seconds=max(_jittered(pause), after))
+            pause = backoff(self._settings.retry_seconds, lane.failures, self._settings.longest_pause_seconds)
+            lane.paused_until = now + timedelta(seconds=max(pause, after))
             tell = lane.told_at is None and now - lane.down_since >= timedelta(
                 seconds=self._settings.tell_after_seconds
             )
@@ -234,8 +232,8 @@ class MessageQueue:
 
     async def wait(self, message: Claimed, error: str, after: float) -> bool:
         """It is tried again after a wait that doubles with each attempt, up to an hour."""
-        wait = min(self._settings.retry_seconds * 2 ** min(message.attempts - 1, 20), LONGEST_RETRY_SECONDS)
-        due = func.now() + timedelta(seconds=max(_jittered(wait), after))
+        wait = backoff(self._settings.retry_seconds, message.attempts, LONGEST_RETRY_SECONDS)
+        due = func.now() + timedelta(seconds=max(wait, after))
         return await self._settle(message, state=State.QUEUED, due_at=due, error=error)
 
     async def has_work(self) -> bool:
@@ -266,11 +264,6 @@ class MessageQueue:
                 .returning(MessageRow.id)
             )
             return changed.one_or_none() is not None
-
-
-def _jittered(seconds: float) -> float:
-    # What failed together does not come back together.
-    return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # not for secrets
 
 
 # Devices that are gone

@@ -1,7 +1,6 @@
 """What this process hears from Redis: one connection for the channels of all its people."""
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from app.core.backoff import jittered
 from app.core.cache import AWAY
 from app.core.settings import Cache as CacheSettings
 
@@ -119,7 +119,7 @@ class Listener:
                 connected_until = time.monotonic()
             elif time.monotonic() - connected_until > self._patience:
                 self._lost()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads the processes
+            await asyncio.sleep(jittered(pause))
             pause = min(pause * 2 or 0.05, LONGEST_PAUSE_SECONDS)
 
     async def _subscribe_all(self, pubsub: PubSub) -> list[tuple[str, bytes]]:
