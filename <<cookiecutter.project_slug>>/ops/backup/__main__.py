@@ -9,15 +9,20 @@ import typer
 
 from app.core.logging import configure_logging
 from app.core.settings import Settings, SettingsError, load_settings
-from ops.backup import restore as restoring
-from ops.backup import run as running
+from ops.backup import dump as dumping
 from ops.backup.config import Config
 from ops.backup.errors import BackupError
+from ops.backup.manifest import KINDS, Kind
 from ops.backup.report import Success, write_metrics
+from ops.backup.restore import dump as restoring
+from ops.backup.store import Store
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+restore = typer.Typer(no_args_is_help=True, help="The way back: a command for each kind of backup.")
+cli.add_typer(restore, name="restore")
 log = structlog.get_logger(__name__)
 From = Annotated[str | None, typer.Option("--from", help="Id of the backup; the newest one without it.")]
+Force = Annotated[bool, typer.Option(help="Replace what is live; it is kept aside.")]
 
 
 def _config() -> Config:
@@ -28,67 +33,76 @@ def _config() -> Config:
     return Config.from_settings(settings)
 
 
+@cli.command(name="run", hidden=True)
 @cli.command()
-def run() -> None:
+def dump() -> None:
     """Dump the database, check it, send it, and let go what is too old."""
     config = _config()
     began = time.monotonic()
     try:
-        outcome = running.run(config)
+        outcome = dumping.run(config)
     except BackupError as error:
         seconds = time.monotonic() - began
-        log.error("backup_failed", reason=str(error), seconds=round(seconds, 3))
+        log.error("backup_failed", kind="dump", reason=str(error), seconds=round(seconds, 3))
         if config.metrics_file:
             write_metrics(config.metrics_file, seconds, None)
         raise
-    manifest = outcome.manifest
+    manifest, let_go = outcome.manifest, outcome.let_go
+    tables = manifest.details["contents"]["tables"]
     log.info(
         "backup_made",
+        kind=manifest.kind,
         backup=manifest.id,
         bytes=manifest.size,
-        seconds=round(outcome.seconds, 3),
-        tables=len(manifest.contents.tables),
-        rows=sum(manifest.contents.tables.values()),
-        kept=outcome.kept,
-        deleted=outcome.deleted,
-        damaged=outcome.damaged,
+        seconds=manifest.seconds,
+        tables=len(tables),
+        rows=sum(tables.values()),
+        kept=let_go.kept if let_go else None,
+        deleted=let_go.deleted if let_go else [],
+        damaged=let_go.damaged if let_go else [],
     )
     if config.metrics_file:
-        write_metrics(config.metrics_file, outcome.seconds, Success(manifest.size, outcome.kept))
+        kept = let_go.kept if let_go else None
+        write_metrics(config.metrics_file, manifest.seconds, Success(manifest.size, kept))
 
 
 @cli.command(name="list")
 def list_(
+    kind: Annotated[str, typer.Option(help=f"Only this kind: {', '.join(KINDS)}.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show every backup, oldest first."""
-    found = restoring.backups(_config())
+    """Show every backup by kind, oldest first."""
+    if kind and kind not in KINDS:
+        raise BackupError(f"there is no kind {kind}", f"the kinds are {', '.join(KINDS)}")
+    store = Store(_config())
+    store.open()
+    kinds: list[Kind] = [known for known in KINDS if kind in ("", known)]
+    found = [backup for known in kinds for backup in store.backups(known)]
     if as_json:
         print(json.dumps([json.loads(backup.manifest.to_json()) | {"fault": backup.fault} for backup in found]))
         return
-    if not found:
-        print("there is no backup yet: make backup")
+    unreadable = [reason for known in kinds for reason in store.unreadable(known)]
     for backup in found:
         manifest = backup.manifest
-        rows = sum(manifest.contents.tables.values())
-        print(f"{manifest.id}  {manifest.size:>14,} bytes  {rows:>12,} rows  {backup.fault or 'ok'}")
+        print(f"{manifest.kind:8} {manifest.id}  {manifest.size:>16,} bytes  {backup.fault or 'ok'}")
+    for reason in unreadable:
+        print(f"unreadable: {reason}")
+    if not found and not unreadable:
+        print("there is no backup yet: make backup")
 
 
 @cli.command()
 def verify(wanted: From = None) -> None:
-    """Fetch a backup and read it to its end, without restoring it."""
-    manifest = restoring.verify(_config(), wanted)
-    print(f"{manifest.id} is whole: {manifest.size:,} bytes, sha256 {manifest.sha256}")
+    """Fetch a dump and read it to its end, without restoring it."""
+    manifest = dumping.verify(_config(), wanted)
+    print(f"{manifest.id} is whole: {manifest.size:,} bytes, sha256 {manifest.only.sha256}")
 
 
-@cli.command()
-def restore(
-    wanted: From = None,
-    force: Annotated[bool, typer.Option(help="Replace a database that has tables; it is kept aside.")] = False,
-) -> None:
-    """Restore a backup into a new database, compare it, and put it in the place of the live one."""
+@restore.command(name="dump")
+def restore_dump(wanted: From = None, force: Force = False) -> None:
+    """Restore a dump into a new database, compare it, and put it in the place of the live one."""
     result = restoring.restore(_config(), wanted, force=force)
-    rows = sum(result.manifest.contents.tables.values())
+    rows = sum(result.manifest.details["contents"]["tables"].values())
     print(f"{result.database} is now backup {result.manifest.id}: {rows:,} rows in all tables as counted at the dump.")
     print("next:")
     print("  - sessions were ended; the service connects again by itself. Look: make test-system, /health/detailed")

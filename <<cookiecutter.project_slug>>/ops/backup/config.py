@@ -1,9 +1,24 @@
 """What a run needs to know, out of the service's settings."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from app.core.settings import Settings, Storage
+from app.core.settings import Settings, SettingsError, Storage
+from ops.backup.manifest import Kind
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How long backups of a kind are kept.
+
+    Attributes:
+        days: older ones go,
+        last: but never the newest so many good ones.
+    """
+
+    days: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -13,6 +28,9 @@ class Config:
     Attributes:
         dsn: the database as the application reaches it.
         admin_dsn: the same server as a role that may create and rename databases.
+        keys: encrypt what is stored, the first one; all of them decrypt. None: it is stored as it is.
+        encrypts: whether what is not encrypted is refused as well, where there are keys.
+        may_delete: let what is too old go; otherwise that is the bucket's own lifecycle's work.
         may_make_bucket: make a missing bucket. Elsewhere than in development it is the operator's, with its own rules.
     """
 
@@ -20,16 +38,24 @@ class Config:
     admin_dsn: str
     store: Storage
     prefix: str
-    keep_days: int
-    keep_last: int
+    keep: Mapping[Kind, Keep]
+    keys: Mapping[str, bytes] = field(default_factory=dict)
+    encrypts: bool = True
+    may_delete: bool = True
     pg_bin: Path | None = None
     metrics_file: Path | None = None
     may_make_bucket: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Config":
-        """The part of the settings that counts here; where the backup names no store of its own, it is the files'."""
+        """The part of the settings that counts here; where the backup names no store of its own, it is the files'.
+
+        Raises:
+            SettingsError: production would store readable backups, and nobody said that it may.
+        """
         backup, files = settings.backup, settings.storage
+        if settings.production and backup.encryption and not backup.keys_by_id():
+            raise SettingsError([NO_KEYS])
         store = Storage(
             endpoint_url=backup.s3_endpoint_url or files.endpoint_url,
             region=backup.s3_region,
@@ -43,9 +69,17 @@ class Config:
             admin_dsn=backup.admin_url.get_secret_value() or settings.database.dsn(),
             store=store,
             prefix=backup.s3_prefix,
-            keep_days=backup.keep_days,
-            keep_last=backup.keep_last,
+            keep={"dump": Keep(backup.keep_days, backup.keep_last)},
+            keys=backup.keys_by_id(),
+            encrypts=backup.encryption,
+            may_delete=backup.delete,
             pg_bin=backup.pg_bin,
             metrics_file=backup.metrics_file,
             may_make_bucket=settings.environment == "development",
         )
+
+
+NO_KEYS = (
+    "BACKUP_KEYS: missing; make one: python -m app.cli encryption new-key, and keep a copy where the backups are not;"
+    " BACKUP_ENCRYPTION=off stores them readable"
+)

@@ -11,10 +11,11 @@ from pathlib import Path
 import structlog
 
 from devstack import Stack, StackError
-from ops.backup import restore as restoring
+from ops.backup.config import Keep
+from ops.backup.dump import run
 from ops.backup.errors import BackupError, Damaged, Refused
 from ops.backup.rehearsal import PARTS, Rehearsal
-from ops.backup.run import Outcome, run
+from ops.backup.restore import dump as restoring
 
 
 class DrillFailed(Exception):
@@ -166,7 +167,7 @@ def _refusals(drill: Drill, rehearsal: Rehearsal) -> None:
             return restoring.restore(config, broken, force=True)
 
         drill.refused(name, Damaged, rehearsal, restore)
-        rehearsal.store().delete(*(rehearsal.store().key(f"{broken}{end}") for end in (".json", ".dump")))
+        rehearsal.store().delete(*(f"dump/{broken}{end}" for end in (".json", ".dump")))
     drill.refused("unknown backup", Damaged, rehearsal, lambda: restoring.restore(config, "no-such", force=True))
     nowhere = rehearsal.with_(prefix="nothing/")
     drill.refused("no backup at all", BackupError, rehearsal, lambda: restoring.restore(nowhere, force=True))
@@ -187,21 +188,24 @@ def _retention(drill: Drill, rehearsal: Rehearsal) -> None:
     config = rehearsal.config
 
     def ids() -> list[str]:
-        return [backup.manifest.id for backup in rehearsal.store().backups()]
+        return [backup.manifest.id for backup in rehearsal.store().backups("dump")]
 
     def old_ones_go() -> tuple[str, None]:
         made = [run(config).manifest.id for _ in range(4)]
         for days, name in zip((90, 60, 40, 1), made, strict=True):
             rehearsal.age(name, days)
-        outcome: Outcome = run(config)
+        outcome = run(config)
         _insist(ids() == [made[2], made[3], outcome.manifest.id], f"kept {ids()}")
-        return f"of 5 backups the {len(outcome.deleted)} beyond 30 days went, the newest 3 stayed", None
+        return (
+            f"of 5 backups the {len(outcome.let_go.deleted) if outcome.let_go else 0} beyond 30 days went, the newest 3 stayed",
+            None,
+        )
 
     def last_ones_stay() -> tuple[str, None]:
         for name in ids():
             rehearsal.age(name, 400)
         before = ids()
-        outcome = run(rehearsal.with_(keep_last=2))
+        outcome = run(rehearsal.with_(keep={"dump": Keep(30, 2)}))
         _insist(ids() == [*before, outcome.manifest.id], f"kept {ids()}")
         return "all looked 400 days old at once: a clock jumped, nothing went", None
 

@@ -12,5 +12,9 @@ class Damaged(BackupError):
     """A backup is not what its manifest says. Nothing was changed."""
 
 
+class NoKey(Damaged):
+    """A backup is encrypted with a key that BACKUP_KEYS does not name. Nothing was changed."""
+
+
 class Refused(BackupError):
-    """The restore would touch a live database, and nobody said that it may. Nothing was changed."""
+    """The restore would touch something live, and nobody said that it may. Nothing was changed."""

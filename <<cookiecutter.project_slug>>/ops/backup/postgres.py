@@ -14,8 +14,8 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import asyncpg
 
+from ops.backup.contents import Contents, Outside
 from ops.backup.errors import BackupError, Damaged
-from ops.backup.manifest import Contents, Outside
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]

@@ -15,12 +15,14 @@ from pydantic import SecretStr
 
 from app.core.settings import Storage
 from devstack import Stack
-from ops.backup.config import Config
+from ops.backup.config import Config, Keep
 from ops.backup.manifest import Manifest
 from ops.backup.postgres import Address, Connection
-from ops.backup.store import DUMP, MANIFEST, Store
+from ops.backup.store import Store
 
 PARTS = ("postgres", "storage")
+DUMP = ".dump"
+MANIFEST = ".json"
 T = TypeVar("T")
 
 # Everything that is easily lost or changed on the way: nulls, bytes, time zones, sequences, foreign keys, vectors.
@@ -54,7 +56,7 @@ class Snapshot:
 class Rehearsal:
     """A database to lose, on servers of its own; nothing of the user's is ever touched."""
 
-    def __init__(self, stack: Stack, prefix: str = "rehearsal/", keep_days: int = 30, keep_last: int = 3) -> None:
+    def __init__(self, stack: Stack, prefix: str = "rehearsal/") -> None:
         """`prefix` keeps rehearsals of one store apart."""
         env = stack.env
         self.stack = stack
@@ -68,8 +70,8 @@ class Rehearsal:
                 secret_key=SecretStr(env["BACKUP_S3_SECRET_KEY"]),
             ),
             prefix=prefix,
-            keep_days=keep_days,
-            keep_last=keep_last,
+            keep={"dump": Keep(days=30, last=3)},
+            keys={"rehearsal": os.urandom(32)},
             may_make_bucket=True,
         )
 
@@ -80,8 +82,8 @@ class Rehearsal:
 
     @property
     def folder(self) -> Path:
-        """Where the store keeps the objects of this rehearsal, to do harm to them behind its back."""
-        return self.stack.data / "storage" / self.config.store.bucket / self.config.prefix
+        """Where the store keeps the dumps of this rehearsal, to do harm to them behind its back."""
+        return self.stack.data / "storage" / self.config.store.bucket / self.config.prefix / "dump"
 
     def with_(self, **changes: Any) -> Config:
         """The configuration with something changed."""
@@ -185,13 +187,11 @@ class Rehearsal:
 
     def rewrite_manifest(self, name: str, **changes: Any) -> None:
         """Have a manifest say something else, as a fault of our own would."""
-        stored = self.manifest(name)
-        (self.folder / f"{name}{MANIFEST}").write_bytes(replace(stored, **changes).to_json())
-        self._let_the_store_notice()
+        self.store().commit(replace(self.manifest(name), **changes))
 
     def manifest(self, name: str) -> Manifest:
         """The manifest of a backup."""
-        return next(backup.manifest for backup in self.store().backups() if backup.manifest.id == name)
+        return next(backup.manifest for backup in self.store().backups("dump") if backup.manifest.id == name)
 
     def empty_dump(self, name: str) -> None:
         """Leave nothing of a dump but its name."""
@@ -211,10 +211,8 @@ class Rehearsal:
     def age(self, name: str, days: float) -> None:
         """Make a backup look older, to our clock and to the store's."""
         then = time.time() - days * 86400
-        manifest = self.folder / f"{name}{MANIFEST}"
-        stored = self.manifest(name)
-        manifest.write_bytes(replace(stored, created_at=datetime.fromtimestamp(then, UTC)).to_json())
-        for file in (manifest, self.folder / f"{name}{DUMP}"):
+        self.rewrite_manifest(name, created_at=datetime.fromtimestamp(then, UTC))
+        for file in (self.folder / f"{name}{MANIFEST}", self.folder / f"{name}{DUMP}"):
             if file.exists():
                 os.utime(file, (then, then))
         self._let_the_store_notice()

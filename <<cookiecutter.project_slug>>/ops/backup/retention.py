@@ -1,10 +1,16 @@
 """Which backups may go. In doubt they stay: a bill for storage can be mended, a deleted backup cannot."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from ops.backup.store import DUMP, MANIFEST, Backup, Stored
+import structlog
+
+from ops.backup.config import Config, Keep
+from ops.backup.manifest import SUFFIX, Kind, sequence_of
+from ops.backup.store import Backup, Store, Stored
+
+log = structlog.get_logger(__name__)
 
 # A run that is still uploading has no manifest yet.
 DEBRIS_AGE = timedelta(days=1)
@@ -18,28 +24,67 @@ class Verdict:
     warning: str = ""
 
 
-def expired(backups: Sequence[Backup], keep_days: int, keep_last: int) -> Verdict:
+@dataclass(frozen=True)
+class LetGo:
+    """What a retention did to a kind.
+
+    Attributes:
+        kept: good backups that are left.
+        deleted: ids of what was too old, and names of what dead runs left.
+        damaged: those that cannot be restored, with the reason; they stay.
+    """
+
+    kept: int
+    deleted: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+
+def let_go(config: Config, store: Store, kind: Kind) -> LetGo:
+    """Delete what is too old: the manifest first, so that a backup half deleted does not look whole.
+
+    Raises:
+        BackupError: the store refused; what was not deleted stays for the next time.
+    """
+    backups = store.backups(kind)
+    damaged = [f"{backup.manifest.id}: {backup.fault}" for backup in backups if backup.fault]
+    damaged += store.unreadable(kind)
+    if damaged:
+        log.error("backup_damaged", kind=kind, backups=damaged)
+    good = sum(not backup.fault for backup in backups)
+    if not config.may_delete:
+        return LetGo(good, damaged=damaged)
+    verdict = expired(backups, config.keep[kind])
+    if verdict.warning:
+        log.warning("backup_retention_held", kind=kind, reason=verdict.warning)
+    for backup in verdict.expired:
+        store.delete(backup.manifest.name, *(part.name for part in backup.manifest.parts))
+    lost = debris(backups, [*store.of(kind)])
+    store.delete(*(stored.name for stored in lost))
+    deleted = [backup.manifest.id for backup in verdict.expired] + [stored.name for stored in lost]
+    return LetGo(good - len(verdict.expired), deleted + store.abort_unfinished(DEBRIS_AGE), damaged)
+
+
+def expired(backups: Sequence[Backup], keep: Keep) -> Verdict:
     """The backups that are too old, judged from the newest one.
 
-    Clocks jump, so three things hold whatever they say: the newest `keep_last` good ones stay; a backup is old only if
+    Clocks jump, so three things hold whatever they say: the newest `keep.last` good ones stay; a backup is old only if
     our clock and the store's agree; and none is older than one with a smaller sequence. Should the newest one be
     further from its predecessor than everything is kept, then nothing goes in this run.
 
     Args:
         backups: all of them, by sequence; the last is the one just made.
-        keep_days: age from which they may go.
-        keep_last: how many good ones stay in any case.
+        keep: age from which they may go, and how many good ones stay in any case.
     """
     good = [backup for backup in backups if not backup.fault]
-    candidates = good[:-keep_last]
+    candidates = good[: -keep.last]
     if not candidates:
         return Verdict([])
-    age = timedelta(days=keep_days)
+    age = timedelta(days=keep.days)
     times = _never_backwards(good)
     now_ours, now_theirs = times[-1]
     before_ours, before_theirs = times[-2]
     if now_ours - before_ours > age or now_theirs - before_theirs > age:
-        return Verdict([], f"more than {keep_days} days since the backup before: a clock jumped, or none was made")
+        return Verdict([], f"more than {keep.days} days since the backup before: a clock jumped, or none was made")
     return Verdict(
         [
             backup
@@ -49,23 +94,29 @@ def expired(backups: Sequence[Backup], keep_days: int, keep_last: int) -> Verdic
     )
 
 
-def debris(backups: Sequence[Backup], objects: Sequence[Stored], prefix: str) -> list[Stored]:
-    """Dumps that never got a manifest: their run died on the way."""
+def debris(backups: Sequence[Backup], objects: Sequence[Stored]) -> list[Stored]:
+    """Objects that never got a manifest: their run died on the way."""
     if not backups:
         return []
     now = max(backup.stored_at for backup in backups)
-    known = {backup.manifest.object for backup in backups}
-    names = {stored.key for stored in objects}
+    known = {part.name for backup in backups for part in backup.manifest.parts}
+    manifests = {stored.name.removesuffix(SUFFIX) for stored in objects if stored.name.endswith(SUFFIX)}
     return [
         stored
         for stored in objects
-        if stored.key.startswith(prefix)
-        and stored.key.endswith(DUMP)
-        and stored.key not in known
+        if not stored.name.endswith(SUFFIX)
+        and sequence_of(stored.name)
+        and stored.name not in known
         # A manifest that cannot be read today may be read tomorrow, by whoever knows how.
-        and stored.key.removesuffix(DUMP) + MANIFEST not in names
+        and _stem(stored.name) not in manifests
         and now - stored.modified > DEBRIS_AGE
     ]
+
+
+def _stem(name: str) -> str:
+    """Folder and id: what an object and its manifest have in common."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
 
 
 def _never_backwards(backups: Sequence[Backup]) -> list[tuple[datetime, datetime]]:

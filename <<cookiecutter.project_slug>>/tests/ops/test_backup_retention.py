@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from ops.backup.manifest import Contents, Manifest, Outside
+from ops.backup.config import Keep
+from ops.backup.manifest import Manifest, Part
 from ops.backup.retention import debris, expired
 from ops.backup.store import Backup, Stored
 
@@ -12,24 +13,14 @@ NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
 def backup(sequence: int, days: float, stored_days: float | None = None, fault: str = "") -> Backup:
     """A backup of that age, by our clock and by the store's."""
     name = f"{sequence:06d}"
-    manifest = Manifest(
-        id=name,
-        sequence=sequence,
-        created_at=NOW - timedelta(days=days),
-        object=f"p/{name}.dump",
-        size=1,
-        sha256="",
-        database="app",
-        server_version="18.4",
-        contents=Contents({}, [], []),
-        outside=Outside(),
-    )
+    made = NOW - timedelta(days=days)
+    manifest = Manifest("dump", name, sequence, made, (Part(f"dump/{name}-20261121T030000Z.dump", 1, ""),))
     return Backup(manifest, NOW - timedelta(days=days if stored_days is None else stored_days), fault)
 
 
 def ids(backups: list[Backup], keep_days: int = 30, keep_last: int = 3) -> list[int]:
     """The sequences that would go."""
-    return [found.manifest.sequence for found in expired(backups, keep_days, keep_last).expired]
+    return [found.manifest.sequence for found in expired(backups, Keep(keep_days, keep_last)).expired]
 
 
 def test_what_is_older_than_asked_goes() -> None:
@@ -54,7 +45,7 @@ def test_a_damaged_one_does_not_count_as_good() -> None:
 def test_a_clock_that_jumps_ahead_deletes_nothing() -> None:
     """In the run in which it happens everything looks old at once."""
     daily = [backup(number, 5 - number + 365) for number in range(1, 5)]
-    verdict = expired([*daily, backup(5, 0)], 1, 1)
+    verdict = expired([*daily, backup(5, 0)], Keep(1, 1))
     assert not verdict.expired
     assert "clock" in verdict.warning
 
@@ -82,17 +73,18 @@ def test_nothing_at_all() -> None:
 def test_debris_is_an_old_dump_without_a_manifest() -> None:
     """A young one may be an upload under way, and foreign files are not ours to delete."""
 
-    def stored(key: str, days: float) -> Stored:
-        return Stored(key, 1, NOW - timedelta(days=days))
+    def stored(number: int, end: str, days: float) -> Stored:
+        return Stored(f"dump/{number:06d}-20261121T030000Z.{end}", 1, NOW - timedelta(days=days))
 
     objects = [
-        stored("p/000001.dump", 0),
-        stored("p/000001.json", 0),
-        stored("p/000000.dump", 2),
-        stored("p/000002.dump", 0.1),
-        stored("p/notes.txt", 9),
-        stored("p/000003.dump", 9),
-        stored("p/000003.json", 9),  # a manifest that cannot be read
+        stored(1, "dump", 0),
+        stored(1, "json", 0),
+        stored(9, "dump", 2),
+        stored(2, "dump", 0.1),
+        Stored("dump/notes.txt", 1, NOW - timedelta(days=9)),
+        stored(3, "dump", 9),
+        stored(3, "json", 9),  # a manifest that cannot be read
+        stored(4, "tar", 9),
     ]
-    assert [found.key for found in debris([backup(1, 0)], objects, "p/")] == ["p/000000.dump"]
-    assert debris([], objects, "p/") == []
+    assert debris([backup(1, 0)], objects) == [objects[2], objects[-1]]
+    assert debris([], objects) == []

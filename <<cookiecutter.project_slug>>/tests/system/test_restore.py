@@ -29,10 +29,10 @@ def test_a_restore_under_the_running_service(stack: Stack, client: httpx.Client)
     """What was there at the backup is there again; what came later is kept aside; connections mend themselves."""
     early, late = (f"tests.{word}_{uuid4().hex}" for word in ("early", "late"))
     note(stack, early)
-    backup = json.loads(stack.run("-m", "ops.backup", "run").splitlines()[-1])["backup"]
+    backup = json.loads(stack.run("-m", "ops.backup", "dump").splitlines()[-1])["backup"]
     note(stack, late)
 
-    said = stack.run("-m", "ops.backup", "restore", "--from", backup, "--force")
+    said = stack.run("-m", "ops.backup", "restore", "dump", "--from", backup, "--force")
 
     eventually(lambda: client.get("/health/ready").status_code, lambda status: status == 200, "ready again")
     assert noted(stack, early)

@@ -1,26 +1,41 @@
 """Backups."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from app.core.settings.base import NO_SECRET, Address, secret
+from app.core.settings.encryption import read_keys
 
 
 class Backup(BaseModel):
-    """Where dumps of the database go. In production a different place from STORAGE_*, with keys of its own."""
+    """Where backups go. In production a different place from STORAGE_*, with keys of its own."""
 
     s3_endpoint_url: Address = Field(
         default="",
         description="Address of the store; AWS is https://s3.REGION.amazonaws.com. Empty: the same as STORAGE_ENDPOINT_URL.",
     )
     s3_region: str = Field(default="us-east-1", description="Region of the bucket.")
-    s3_bucket: str = Field(default="backup", description="Bucket of the dumps.")
+    s3_bucket: str = Field(default="backup", description="Bucket of the backups.")
     s3_access_key: str = Field(default="", description="Access key. Empty: the same as STORAGE_ACCESS_KEY.")
     s3_secret_key: SecretStr = secret(
         "Secret key. Empty: the same as STORAGE_SECRET_KEY.", generated=False, required=False
     )
     s3_prefix: str = Field(default="backups/", description="Beginning of every key.")
+    keys: SecretStr = Field(
+        default=NO_SECRET,
+        description="Keys that backups are encrypted with before they leave, as in ENCRYPTION_KEYS: the first one encrypts, all of them decrypt. Keep a copy where the backups are not: without it they are lost.",
+        json_schema_extra={"generated": "encryption key"},
+    )
+    encryption: bool = Field(
+        default=True,
+        description="off: backups are stored readable, and readable ones are restored also where there are BACKUP_KEYS.",
+    )
+    delete: bool = Field(
+        default=True,
+        description="Let go what is too old. off: the keys may not delete, and the bucket's own lifecycle does: docs/backup.md.",
+    )
     keep_days: int = Field(default=30, ge=1, description="Dumps older than this go.")
     keep_last: int = Field(
         default=3, ge=1, description="…but never the newest so many good ones, whatever the clock says."
@@ -36,3 +51,14 @@ class Backup(BaseModel):
         default=None,
         description="File for the last run's metrics, read by node_exporter's textfile collector. Empty: none.",
     )
+
+    @field_validator("keys")
+    @classmethod
+    def keys_can_be_read(cls, value: SecretStr) -> SecretStr:
+        """They are keys."""
+        read_keys(value.get_secret_value())
+        return value
+
+    def keys_by_id(self) -> Mapping[str, bytes]:
+        """The keys, the current one first."""
+        return read_keys(self.keys.get_secret_value())

@@ -43,6 +43,9 @@ def production_faults(settings: Settings) -> list[str]:
         faults.append("HTTP_ALLOWED_HOSTS: * answers to any name; name the hosts")
     if any(group.encrypts for group in settings.features) and not settings.encryption.keys.get_secret_value():
         faults.append("ENCRYPTION_KEYS: missing; make one: python -m app.cli encryption new-key")
+    # Only what makes backups holds the keys of their store; it says the same again where there are none (an IAM role).
+    if settings.backup.s3_access_key and settings.backup.encryption and not settings.backup.keys_by_id():
+        faults.append("BACKUP_KEYS: missing; make one: python -m app.cli encryption new-key (or BACKUP_ENCRYPTION=off)")
     return faults + _ai_faults(settings)
 
 

@@ -37,3 +37,5 @@ class Metrics(BaseModel):
         description="Where the worker's metrics listen; in a container 0.0.0.0, inside its network.",
     )
     worker_port: int = Field(default=9101, description="Port of the worker's metrics; 0 turns them off.")
+    backup_host: str = Field(default="127.0.0.1", description="The same for the metrics of the backups.")
+    backup_port: int = Field(default=9102, description="Port of the backups' metrics; 0 turns them off.")

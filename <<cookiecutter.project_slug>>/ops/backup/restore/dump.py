@@ -1,8 +1,7 @@
-"""Restore a backup: beside the live database first, in its place only when it is proven."""
+"""Restore a dump: beside the live database first, in its place only when it is proven."""
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +9,13 @@ from pathlib import Path
 import asyncpg
 import structlog
 
+from ops.backup.choose import choose
 from ops.backup.config import Config
+from ops.backup.contents import Dumped, Outside
 from ops.backup.errors import BackupError, Damaged, Refused
-from ops.backup.manifest import Manifest, Outside
+from ops.backup.manifest import Manifest
 from ops.backup.postgres import Address, Connection, Tools, connected, contents
-from ops.backup.store import Backup, Store
+from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -37,50 +38,6 @@ class Restored:
     kept: str | None
 
 
-def choose(store: Store, wanted: str | None) -> Manifest:
-    """The backup of that id, or the newest good one.
-
-    Raises:
-        Damaged: it is missing, or not whole.
-        BackupError: there is none at all.
-    """
-    backups = store.backups()
-    if wanted is None:
-        good = [backup for backup in backups if not backup.fault]
-        if not good:
-            raise BackupError("the store holds no backup that could be restored", "look: python -m ops.backup list")
-        return good[-1].manifest
-    found = [backup for backup in backups if backup.manifest.id == wanted]
-    if not found:
-        raise Damaged(f"there is no backup {wanted}; what has no manifest is none", "python -m ops.backup list")
-    if found[0].fault:
-        raise Damaged(f"{wanted}: {found[0].fault}", "take another one: python -m ops.backup list")
-    return found[0].manifest
-
-
-def backups(config: Config) -> Sequence[Backup]:
-    """Every backup in the store, oldest first."""
-    store = Store(config)
-    store.open()
-    return store.backups()
-
-
-def verify(config: Config, wanted: str | None = None) -> Manifest:
-    """Fetch a backup and read all of it, without restoring it.
-
-    Raises:
-        Damaged: it is not what was written.
-    """
-    store = Store(config)
-    store.open()
-    manifest = choose(store, wanted)
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        dump = Path(folder) / "database.dump"
-        store.download(manifest, dump)
-        Tools(config.pg_bin, _major(manifest)).check(dump)
-    return manifest
-
-
 def restore(config: Config, wanted: str | None = None, *, force: bool = False) -> Restored:
     """Put a backup in the place of the database.
 
@@ -96,13 +53,13 @@ def restore(config: Config, wanted: str | None = None, *, force: bool = False) -
     """
     store = Store(config)
     store.open()
-    manifest = choose(store, wanted)
+    manifest = choose(store, "dump", wanted)
     with tempfile.TemporaryDirectory(prefix="restore-") as folder:
         return asyncio.run(_restore(config, store, manifest, Path(folder), force))
 
 
 async def _restore(config: Config, store: Store, manifest: Manifest, folder: Path, force: bool) -> Restored:
-    live = Address(config.dsn)
+    live, dumped = Address(config.dsn), Dumped.of(manifest)
     admin = Address(config.admin_dsn).of(MAINTENANCE)
     async with connected(admin) as connection:
         if await _has_tables(connection, admin, live.database) and not force:
@@ -113,14 +70,14 @@ async def _restore(config: Config, store: Store, manifest: Manifest, folder: Pat
         tools = Tools(config.pg_bin, connection.get_server_version().major)
         dump = folder / "database.dump"
         # Before anything is changed: is it what was written, all of it?
-        await asyncio.to_thread(store.download, manifest, dump)
+        await asyncio.to_thread(store.fetch, manifest.only, dump)
         await asyncio.to_thread(tools.check, dump)
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}".lower()
         fresh = _name(live.database, f"_restore_{stamp}")
         await _execute(connection, "CREATE DATABASE {} OWNER {}", fresh, live.user)
         try:
-            await _load(tools, manifest, dump, admin.of(fresh), live.user, folder / "list")
-            await _apply(connection, fresh, manifest.outside)
+            await _load(tools, dumped, dump, admin.of(fresh), live.user, folder / "list")
+            await _apply(connection, fresh, dumped.outside)
             kept = await _swap(connection, live.database, fresh, _name(live.database, f"_before_{stamp}"))
         except BaseException:
             await _execute(connection, "DROP DATABASE IF EXISTS {}", fresh)
@@ -129,15 +86,15 @@ async def _restore(config: Config, store: Store, manifest: Manifest, folder: Pat
     return Restored(manifest, live.database, kept)
 
 
-async def _load(tools: Tools, manifest: Manifest, dump: Path, target: Address, owner: str, listing: Path) -> None:
+async def _load(tools: Tools, dumped: Dumped, dump: Path, target: Address, owner: str, listing: Path) -> None:
     """Fill the new database and compare it with the manifest."""
     async with connected(target) as connection:
-        for extension in manifest.contents.extensions:
+        for extension in dumped.contents.extensions:
             # Already there where template1 has it, which is how a role that may not create it gets by.
             await _execute(connection, "CREATE EXTENSION IF NOT EXISTS {}", extension)
     await asyncio.to_thread(tools.restore, dump, target, owner, listing)
     async with connected(target) as connection:
-        if differences := manifest.contents.differences(await contents(connection)):
+        if differences := dumped.contents.differences(await contents(connection)):
             raise Damaged("the restored database is not the one that was dumped:\n  " + "\n  ".join(differences))
         # A dump has no statistics; without them the first queries would be planned blindly.
         await connection.execute("ANALYZE")
@@ -229,8 +186,3 @@ async def _execute(connection: Connection, statement: str, *names: str) -> None:
 
 def _name(database: str, suffix: str) -> str:
     return database[: LONGEST_NAME - len(suffix)] + suffix
-
-
-def _major(manifest: Manifest) -> int:
-    digits = manifest.server_version.partition(".")[0]
-    return int(digits) if digits.isdigit() else 0

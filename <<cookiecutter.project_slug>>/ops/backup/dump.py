@@ -1,0 +1,102 @@
+"""`dump`: the database as one file, which any PostgreSQL of its version or a later one can read, managed ones too."""
+
+import asyncio
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from ops.backup import retention
+from ops.backup.choose import choose
+from ops.backup.config import Config
+from ops.backup.contents import Dumped
+from ops.backup.errors import BackupError
+from ops.backup.manifest import Manifest, Part
+from ops.backup.postgres import Address, Connection, Tools, connected, contents, outside
+from ops.backup.retention import LetGo
+from ops.backup.store import Store
+
+log = structlog.get_logger(__name__)
+
+KIND: Final = "dump"
+# Any number, as long as nothing else in this database uses it.
+ADVISORY_LOCK = 0x6261636B7570
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made, and what it let go; None when the store did not say or let it."""
+
+    manifest: Manifest
+    let_go: LetGo | None
+
+
+def run(config: Config) -> Outcome:
+    """Dump, check, send, read back, and only then say that it exists; then let go what is too old.
+
+    Raises:
+        BackupError: there is no new backup; the old ones are untouched.
+    """
+    store = Store(config)
+    store.open()
+    with tempfile.TemporaryDirectory(prefix="backup-") as folder:
+        manifest = asyncio.run(_dump(config, store, Path(folder) / "database.dump"))
+    try:
+        return Outcome(manifest, retention.let_go(config, store, KIND))
+    except BackupError as error:
+        # The backup is made all the same, and the next run tries again to let the old ones go.
+        log.error("backup_retention_failed", kind=KIND, reason=str(error))
+        return Outcome(manifest, None)
+
+
+def verify(config: Config, wanted: str | None = None) -> Manifest:
+    """Fetch a dump and read all of it, without restoring it.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    store = Store(config)
+    store.open()
+    manifest = choose(store, KIND, wanted)
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        dump = Path(folder) / "database.dump"
+        store.fetch(manifest.only, dump)
+        Tools(config.pg_bin, Dumped.of(manifest).server_major).check(dump)
+    return manifest
+
+
+async def _dump(config: Config, store: Store, file: Path) -> Manifest:
+    began = time.monotonic()
+    address = Address(config.dsn)
+    async with connected(address) as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", ADVISORY_LOCK):
+            raise BackupError("another backup of this database is running", "wait for it")
+        tools = Tools(config.pg_bin, connection.get_server_version().major)
+        dumped = await _dump_snapshot(tools, address, connection, file)
+        await asyncio.to_thread(tools.check, file)
+
+        def store_it() -> Manifest:
+            sequence, id_ = store.next_id(KIND)
+            part: Part = store.write_file(f"{KIND}/{id_}.dump", file)
+            store.check(part)
+            seconds = round(time.monotonic() - began, 3)
+            manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (part,), seconds, details=dumped.to_details())
+            store.commit(manifest)
+            return manifest
+
+        # From here on it is a backup. The lock is held until then, so that no two get one sequence.
+        return await asyncio.to_thread(store_it)
+
+
+async def _dump_snapshot(tools: Tools, address: Address, connection: Connection, file: Path) -> Dumped:
+    """The dump and the counts see the same moment, whatever is written meanwhile."""
+    version: str = await connection.fetchval("SHOW server_version")
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        snapshot = await connection.fetchval("SELECT pg_export_snapshot()")
+        found, around = await contents(connection), await outside(connection)
+        await asyncio.to_thread(tools.dump, address, snapshot, file)
+    return Dumped(address.database, version, found, around)
