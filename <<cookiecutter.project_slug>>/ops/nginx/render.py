@@ -16,6 +16,7 @@ VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 DEFAULTS: dict[str, str] = {
     "NGINX_ENTRY": "plain",  # plain or tls: which file of templates/entry serves
     "NGINX_ADMIN": "off",  # on or off: whether the admin page is let through
+    "NGINX_STORAGE": "off",  # on or off: whether signed addresses of the object store are let through
     "NGINX_LISTEN": "127.0.0.1:8080",
     "NGINX_LISTEN_TLS": "127.0.0.1:8443",
     "NGINX_SERVER_NAMES": "localhost 127.0.0.1 [::1]",  # every other host is refused with 421
@@ -23,7 +24,13 @@ DEFAULTS: dict[str, str] = {
     "NGINX_RESOLVER": "127.0.0.11",  # used only with `resolve`
     "NGINX_WEB_ROOT": str(SOURCE / "www"),
     "NGINX_TLS_DIR": str(SOURCE / "certs"),
+    "NGINX_CHALLENGE_DIR": str(SOURCE / "certs/challenge"),  # where Let's Encrypt finds its proof
+    "STORAGE_HOST": "storage.invalid",  # the name under which browsers reach the store
+    "STORAGE_BUCKET": "app",
+    "STORAGE_SERVER": "127.0.0.1:9000",
     "REAL_IP_FROM": "255.255.255.255",  # an address nobody has: no proxy in front is trusted
+    "REAL_IP_HEADER": "X-Forwarded-For",
+    "CONNECTION_LIMIT": "200",
     "RATE_LIMIT": "100r/m",
     "RATE_LIMIT_BURST": "50",
     "RATE_LIMIT_SIGN_IN": "10r/m",

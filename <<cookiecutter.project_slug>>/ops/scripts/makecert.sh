@@ -14,3 +14,4 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 30 -s
 # nginx runs in its container as a user that owns nothing here. It protects nothing but this machine's own traffic.
 chmod 644 "$folder/privkey.pem"
 echo "makecert.sh: wrote $folder/fullchain.pem and privkey.pem for $*, valid for 30 days"
+[ -n "${TLS_DIR-}" ] || echo "makecert.sh: to serve it, set TLS_DIR=./$folder in .env"

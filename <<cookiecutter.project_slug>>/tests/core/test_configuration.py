@@ -130,8 +130,12 @@ def test_only_nginx_publishes_a_port(environment: str) -> None:
 def test_nginx_shares_no_network_with_the_neighbours() -> None:
     """Whoever takes over nginx sees the API and nothing behind it."""
     services = compose.model(ROOT, "prod")["services"]
-    assert {name for name, service in services.items() if "front" in service.get("networks", {})} == {"nginx", "api"}
-    assert set(services["nginx"]["networks"]) == {"front"}
+    beside = {
+        name: {other for other, service in services.items() if name in service.get("networks", {})}
+        for name in services["nginx"]["networks"]
+    }
+    assert beside.pop("front") == {"nginx", "api", "certificates"}
+    assert not set().union(*beside.values()) & {"postgres", "cache", "broker"}
     assert compose.model(ROOT, "prod")["networks"]["back"]["internal"]
 
 
@@ -284,11 +288,23 @@ def test_a_trusted_proxy_names_the_client(front: Callable[..., httpx.Client]) ->
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/metrics", "/api/../metrics", "/metrics/", "/api/%2e%2e/metrics", "//metrics", "/static/none.js"]
+    ("path", "status"),
+    [
+        ("/", 404),
+        ("/metrics", 404),
+        ("/metrics/", 404),
+        ("/static/none.js", 404),
+        ("/static/.env", 404),
+        ("/api/.git/config", 404),
+        ("/api/%2e%2e/metrics", 400),
+        ("/api/v1//echo", 400),
+        ("/api/v1/%2Fecho", 400),
+        ("/api/v1/..%5cecho", 400),
+    ],
 )
-def test_what_is_not_named_is_not_there(front: Callable[..., httpx.Client], path: str) -> None:
-    """Above all the metrics, however they are spelt."""
-    assert problem(front().get(path)) == (404, "not_found")
+def test_what_is_not_named_is_not_there(front: Callable[..., httpx.Client], path: str, status: int) -> None:
+    """Above all the metrics; and an address with a second spelling is refused."""
+    assert problem(front().get(path))[0] == status
 
 
 def test_the_admin_page_is_let_through_only_when_asked(front: Callable[..., httpx.Client]) -> None:
@@ -297,6 +313,21 @@ def test_the_admin_page_is_let_through_only_when_asked(front: Callable[..., http
     client = front(NGINX_ADMIN="on", RATE_LIMIT_SIGN_IN="1r/m", RATE_LIMIT_SIGN_IN_BURST="1")
     assert [client.get("/admin/login").status_code for _ in range(3)] == [200, 200, 429]
     assert client.get("/admin/user/list").status_code == 200
+
+
+def test_a_cdn_is_a_file_of_its_networks(
+    front: Callable[..., httpx.Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/front-door.md says: a template with a line for each, and the header of that CDN."""
+    source = Path(shutil.copytree(ROOT / "ops/nginx", tmp_path / "source"))
+    (source / "templates/conf.d/proxies").mkdir()
+    (source / "templates/conf.d/proxies/cdn.conf.template").write_text(
+        "set_real_ip_from 203.0.113.0/24;\nset_real_ip_from 127.0.0.0/8;\n"
+    )
+    monkeypatch.setattr("ops.nginx.render.SOURCE", source)
+    client = front(REAL_IP_HEADER="CF-Connecting-IP")
+    seen = client.get("/api/v1/echo", headers={"CF-Connecting-IP": "6.6.6.6", "X-Forwarded-For": "7.7.7.7"}).json()
+    assert seen["x-forwarded-for"] == seen["x-real-ip"] == "6.6.6.6"
 
 
 def test_an_unknown_host_is_refused(front: Callable[..., httpx.Client]) -> None:
@@ -341,15 +372,38 @@ def test_maintenance_is_a_file(front: Callable[..., httpx.Client], tmp_path: Pat
     shutil.copytree(ROOT / "ops/nginx/www", web, ignore=shutil.ignore_patterns("maintenance.on"))
     client = front(NGINX_WEB_ROOT=str(web))
     (web / "maintenance.on").touch()
-    assert problem(client.get("/api/v1/echo")) == (503, "unavailable")
+    answer = client.get("/api/v1/echo")
+    assert problem(answer) == (503, "maintenance")
+    assert int(answer.headers["retry-after"]) >= 60
+    page = client.get("/api/v1/echo", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert (page.status_code, page.headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert page.headers["retry-after"] == answer.headers["retry-after"]
+    assert "maintenance" in page.text
+    assert client.get("/health").status_code == 200, "who watches has to be told the truth"
     (web / "maintenance.on").unlink()
     assert client.get("/api/v1/echo").status_code == 200
 
 
-def test_static_files_are_kept_for_a_year(front: Callable[..., httpx.Client]) -> None:
-    """And a missing one is not."""
-    client = front()
-    assert client.get("/static/favicon.svg").headers["cache-control"] == "public, max-age=31536000, immutable"
+def test_static_files_are_kept_for_a_year(front: Callable[..., httpx.Client], tmp_path: Path) -> None:
+    """Those with a hash in their name, which never changes its bytes. Any other is asked for again, and a missing one too."""
+    web = Path(shutil.copytree(ROOT / "ops/nginx/www", tmp_path / "www"))
+    (web / "static/assets").mkdir()
+    for name in ("assets/index-BkX1a2_c.js", "app.3f2a91bc.css", "report-2026.css", "my-component.js"):
+        (web / "static" / name).write_text("/* */")
+    client = front(NGINX_WEB_ROOT=str(web))
+    year, again = "public, max-age=31536000, immutable", "no-cache"
+    for name, kept in {
+        "assets/index-BkX1a2_c.js": year,
+        "app.3f2a91bc.css": year,
+        "report-2026.css": again,
+        "my-component.js": again,
+        "favicon.svg": again,
+    }.items():
+        answer = client.get(f"/static/{name}")
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, kept), name
+        etag = {"If-None-Match": answer.headers["etag"]}
+        repeated = client.get(f"/static/{name}", headers=etag)
+        assert (repeated.status_code, repeated.headers["cache-control"]) == (304, kept), name
     assert client.get("/static/none.svg").headers["cache-control"] == "no-store"
     assert problem(client.post("/static/favicon.svg"))[0] == 405
 
@@ -364,4 +418,6 @@ def test_the_access_log_is_json_without_query_strings(front: Callable[..., httpx
     lines = [json.loads(line) for line in (tmp_path / "log").read_text("utf-8").splitlines() if line.startswith("{")]
     (line,) = [line for line in lines if line["request_id"] == answer.json()["x-request-id"]]
     assert (line["path"], line["status"], line["method"]) == ("/api/v1/echo", 200, "GET")
+    timings = ("seconds", "upstream_connect_seconds", "upstream_header_seconds", "upstream_seconds")
+    assert all(float(line[name]) >= 0 for name in timings)
     assert "hidden" not in (tmp_path / "log").read_text("utf-8")
