@@ -16,12 +16,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
+import structlog
 from sqlalchemy import AsyncAdaptedQueuePool, DateTime, ExceptionContext, MetaData, NullPool, event, func, inspect, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 
+from app.core import metrics
 from app.core.circuit import Circuit
 from app.core.circuit import State as CircuitState
 from app.core.errors import Unavailable, UnprocessableContent
@@ -29,6 +31,8 @@ from app.core.settings import Database as DatabaseSettings
 
 if TYPE_CHECKING:
     from app.core.outbox import OutboxTask
+
+log = structlog.get_logger(__name__)
 
 Publish = Callable[["Database", Sequence["OutboxTask"]], Awaitable[None]]
 
@@ -38,6 +42,8 @@ OUTBOX = "outbox"
 FAILURES = 3
 OPEN_SECONDS = 2.0
 LAG_EVERY_SECONDS = 5.0
+# PostgreSQL's own log has the same limit (ops/postgres/postgresql.conf); a managed one may have none.
+SLOW_SECONDS = 0.1
 # What has come from the primary and is not applied yet is late by the time of the last transaction that is.
 BEHIND = """
 SELECT CASE WHEN NOT pg_is_in_recovery() OR pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
@@ -129,6 +135,7 @@ class Server:
         for engine in (self.engine, self._single):
             event.listen(engine.sync_engine, "handle_error", _end_silent)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        _watch_statements(self.engine, name)
         self.write = async_sessionmaker(self.engine, expire_on_commit=False)
         # Reads need no BEGIN and COMMIT around them: half the database time of a one-statement read.
         self.read = async_sessionmaker(
@@ -382,6 +389,23 @@ def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
     """
     if connection.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _watch_statements(engine: AsyncEngine, name: str) -> None:
+    """Count and log what is slow. The text has placeholders where people's values are."""
+
+    def begin(_connection: Any, _cursor: Any, _statement: str, _values: Any, context: Any, _many: bool) -> None:
+        context.began = time.perf_counter()
+
+    def end(_connection: Any, _cursor: Any, statement: str, _values: Any, context: Any, _many: bool) -> None:
+        seconds = time.perf_counter() - context.began
+        if seconds > SLOW_SECONDS:
+            metrics.SLOW_STATEMENTS.labels(name).inc()
+            log.warning("slow_statement", database=name, seconds=round(seconds, 3), statement=statement[:500])
+
+    metrics.SLOW_STATEMENTS.labels(name)  # 0 is an answer as well
+    event.listen(engine.sync_engine, "before_cursor_execute", begin)
+    event.listen(engine.sync_engine, "after_cursor_execute", end)
 
 
 def _end_silent(context: ExceptionContext) -> None:

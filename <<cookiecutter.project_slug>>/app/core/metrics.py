@@ -64,6 +64,7 @@ REQUESTS_IN_PROGRESS = Gauge(
 POOL_SIZE = Gauge("db_pool_connections", "Open connections of the API's pools.", multiprocess_mode="livesum")
 POOL_USED = Gauge("db_pool_in_use", "Connections of the API's pools in use.", multiprocess_mode="livesum")
 POOL_WAITING = Gauge("db_pool_waiting", "Requests waiting for a connection.", multiprocess_mode="livesum")
+SLOW_STATEMENTS = Counter("db_slow_statements_total", "Statements that took longer than 100 ms.", ["database"])
 BUILD = Gauge(
     "service_build_info", "1, with what runs in its labels.", ["version", "environment"], multiprocess_mode="livemax"
 )

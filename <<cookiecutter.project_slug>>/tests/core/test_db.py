@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
@@ -48,6 +49,20 @@ def test_ids_sort_by_time() -> None:
     assert {(identity.version, identity.variant) for identity in made} == {(7, "specified in RFC 4122")}
     assert abs((made[0].int >> 80) - time.time() * 1000) < 60_000
     assert len({new_id() for _ in range(10_000)}) == 10_000
+
+
+async def test_a_slow_statement_is_counted(resources: "Resources") -> None:
+    """Longer than 100 ms, and no other."""
+
+    def slow() -> float:
+        return REGISTRY.get_sample_value("db_slow_statements_total", {"database": "database"}) or 0.0
+
+    before = slow()
+    async with resources.db.read() as session:
+        await session.execute(text("SELECT 1"))
+        assert slow() == before
+        await session.execute(text("SELECT pg_sleep(0.12)"))
+    assert slow() == before + 1
 
 
 async def test_a_transaction_commits_at_its_end(resources: "Resources", probe: ModuleType) -> None:
