@@ -21,11 +21,16 @@ ROOMS = {
     },
     "monitoring": {
         ("prometheus",): [
+            "docs/runbook/alarms-not-sent.md",
+            "docs/runbook/target-down.md",
+            "docs/runbook/watchdog.md",
             "ops/alertmanager",
             "ops/check/rooms/monitoring.py",
             "ops/compose/rooms/monitoring.yaml",
             "ops/grafana",
             "ops/prometheus",
+            "ops/scripts/silence.sh",
+            "tests/ops/promql.py",
             "tests/ops/test_monitoring.py",
         ],
     },

@@ -14,7 +14,10 @@ from app.core.settings import FeatureSettings, default_text, documented, is_gene
 from app.core.settings.base import extra_of
 from app.core.settings.encryption import new_key
 
-# Read by compose alone; here because people look for every variable in one file.
+# In the place of a default: a secret of ours, which `make setup` makes.
+GENERATED = "<generated>"
+
+# Read by compose and scripts, not by the application; here because people look for every variable in one file.
 COMPOSE: tuple[tuple[str, str, str], ...] = (
     ("DOMAIN", "", "Public host name; nginx refuses every other one in stage and prod."),
     ("APP_IMAGE", "", "Image of the application in stage and prod, by digest. Empty: built here."),
@@ -47,12 +50,25 @@ COMPOSE: tuple[tuple[str, str, str], ...] = (
     ("RATE_LIMIT_SIGN_IN_BURST", "", "Empty: 5."),
     ("BACKUP_IMAGE", "", "Image of the backup service, by digest. Empty: built here."),
     ("BACKUP_TIME", "", "Time of the daily backup, UTC. Empty: 03:00."),
+    ("MONITOR_PASSWORD", GENERATED, "Password of the role `monitor`, which reads PostgreSQL's counters and no data."),
+    ("ALERT_SLACK_URL", "", "Webhook of the Slack channel that alarms go to. Empty: none."),
+    ("ALERT_EMAIL_TO", "", "Address that alarms go to, by the mail server of MESSAGES_SMTP_*. Empty: none."),
+    (
+        "RUNBOOK_URL",
+        "",
+        "Address of the repository as people read it, put before docs/runbook/… in alarms: https://…/blob/main/",
+    ),
+    (
+        "ALERT_HEARTBEAT_URL",
+        "",
+        "Asked every minute while the chain of alarms works; whoever is there calls when it stops.",
+    ),
 )
 
 
 def example(features: Sequence[type[FeatureSettings]]) -> str:
     """The text of `.env.example`: every variable with its comment, its default, and no secret."""
-    return _render(features, lambda _variable, field: default_text(field))
+    return _render(features, lambda _variable, field: default_text(field), "")
 
 
 def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
@@ -71,7 +87,7 @@ def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
         return False
     # Written under another name first, which only its owner may read: whoever finds the file finds all of it.
     with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".env.") as whole:
-        whole.write(_render(features, value))
+        whole.write(_render(features, value, secrets.token_hex(24)))
         whole.flush()
         try:
             path.hardlink_to(whole.name)  # fails if there is a file by now: of two setups at once one wins
@@ -80,7 +96,7 @@ def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
     return True
 
 
-def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, FieldInfo], str]) -> str:
+def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, FieldInfo], str], secret: str) -> str:
     lines = [
         "# Every setting, with its default. `make setup` writes .env from this with fresh secrets; never commit that.",
         "# Made by `make generate` from the settings classes: change it there.",
@@ -97,7 +113,8 @@ def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, Fie
             lines.append(f"{variable}={value(variable, field)}")
     lines += ["", "## Compose: not read by the application"]
     for variable, default, text in COMPOSE:
-        lines += [*_comment(text), f"{variable}={project().domain if variable == 'DOMAIN' else default}"]
+        known = {"DOMAIN": project().domain}.get(variable, default)
+        lines += [*_comment(text), f"{variable}={secret if known == GENERATED else known}"]
     return "\n".join(lines) + "\n"
 
 

@@ -21,6 +21,11 @@ give_up() { # after the first impact: the old images again
   use_images "$old_image" "$old_backup"
 }
 trap give_up ERR
+# What a deploy causes for a moment rings nobody; it says so itself when it fails.
+if [ -e ops/scripts/silence.sh ]; then
+  ops/scripts/silence.sh start || say "alarms could not be silenced"
+  trap 'ops/scripts/silence.sh end || true' EXIT
+fi
 compose config --quiet
 if [ "${PULL:-1}" = 1 ]; then compose pull --quiet api backup; fi
 

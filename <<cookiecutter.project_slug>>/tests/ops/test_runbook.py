@@ -72,5 +72,5 @@ def named(command: str, words: list[str]) -> set[str]:
 
 def test_a_command_for_a_service_that_is_gone_is_noticed() -> None:
     """The check above can fail."""
-    assert named("exec", "--user root api python -m app.cli".split()) == {"api"}
-    assert named("logs", "--since 10m --tail 5 api nowhere".split()) - services() == {"nowhere"}
+    assert named("exec", ["--user", "root", "api", "python", "-m", "app.cli"]) == {"api"}
+    assert named("logs", ["--since", "10m", "--tail", "5", "api", "nowhere"]) - services() == {"nowhere"}
