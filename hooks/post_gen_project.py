@@ -30,6 +30,7 @@ ROOMS = {
             "ops/grafana",
             "ops/prometheus",
             "ops/scripts/silence.sh",
+            "tests/ops/monitors.py",
             "tests/ops/promql.py",
             "tests/ops/test_monitoring.py",
         ],

@@ -8,8 +8,22 @@ from pathlib import Path
 from ops.check.foreign import tool
 from ops.check.tools import Check, Findings, findings, run
 
-#: Debian's packages of the tools.
-PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
+#: Debian's packages of the tools, and of the servers that the tests run.
+PACKAGES = {
+    "promtool": "prometheus",
+    "prometheus": "prometheus",
+    "amtool": "prometheus-alertmanager",
+    **{
+        name: name
+        for name in (
+            "prometheus-alertmanager",
+            "prometheus-blackbox-exporter",
+            "prometheus-node-exporter",
+            "prometheus-postgres-exporter",
+            "prometheus-redis-exporter",
+        )
+    },
+}
 
 
 def checking(name: str, *arguments: str) -> Callable[[Path], Findings]:
