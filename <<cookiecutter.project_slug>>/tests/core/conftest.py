@@ -148,10 +148,10 @@ def settings_with(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def project_copy(tmp_path: Path) -> Path:
-    """A copy of the project's code that a test may write to."""
+    """A copy of the project's code that a test may write to, with its bytecode."""
     copy = tmp_path / "project"
     for folder in ("app", "migrations"):
-        shutil.copytree(EXTRA.parents[2] / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(EXTRA.parents[2] / folder, copy / folder)
     for file in ("pyproject.toml", "alembic.ini", ".env.example"):
         shutil.copy(EXTRA.parents[2] / file, copy / file)
     return copy

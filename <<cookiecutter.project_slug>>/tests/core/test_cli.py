@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.core.conftest import RunService
 
 from app.core.project import ROOT
+from tests.core.commands import command, each
 
 
 def cli(environment: dict[str, str], *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -69,38 +70,41 @@ def test_settings_example_check_notices_a_difference(
     assert "make generate" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "beat", "migrate", "init-storage"])
-def test_no_process_starts_with_faults(environment_without_settings: dict[str, str], command: str) -> None:
-    """Each process reads the settings before anything else and refuses with the list, not with a traceback."""
-    result = cli({**environment_without_settings, "ENVIRONMENT": "production"}, command)
-    assert result.returncode == 1
-    assert "AUTH_SECRET_KEY: missing" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_no_process_starts_with_faults(environment_without_settings: dict[str, str]) -> None:
+    """Each reads the settings before anything else and refuses with the list, not with a traceback."""
+    names = ("serve", "worker", "beat", "migrate", "init-storage")
+    environment = {**environment_without_settings, "ENVIRONMENT": "production"}
+    for name, result in zip(names, each(environment, *map(command, names)), strict=True):
+        assert result.returncode == 1, name
+        assert "AUTH_SECRET_KEY: missing" in result.stderr, name
+        assert "Traceback" not in result.stderr, name
 
 
-@pytest.mark.parametrize(
-    ("command", "part"),
-    [("migrate", "DATABASE_URL=postgresql://app:hunter2@"), ("init-storage", "STORAGE_ENDPOINT_URL=http://")],
-)
-def test_a_neighbour_that_is_away_is_named(
-    environment_without_settings: dict[str, str], dead_port: int, command: str, part: str
-) -> None:
+def test_a_neighbour_that_is_away_is_named(environment_without_settings: dict[str, str], dead_port: int) -> None:
     """A chore whose neighbour is away ends with exit code 1 and one message, which holds no password."""
-    variable, _, beginning = part.partition("=")
-    environment = {**environment_without_settings, variable: f"{beginning}127.0.0.1:{dead_port}", "LOG_LEVEL": "ERROR"}
-    environment |= {"STORAGE_ACCESS_KEY": "somebody", "STORAGE_SECRET_KEY": "hunter2hunter2"}
-    result = cli(environment, command)
-    output = result.stdout + result.stderr
-    assert result.returncode == 1
-    assert "Traceback" not in output
-    assert str(dead_port) in output
-    assert "hunter2" not in output
+    environment = {
+        **environment_without_settings,
+        "LOG_LEVEL": "ERROR",
+        "DATABASE_URL": f"postgresql://app:hunter2@127.0.0.1:{dead_port}",
+        "STORAGE_ENDPOINT_URL": f"http://127.0.0.1:{dead_port}",
+        "STORAGE_ACCESS_KEY": "somebody",
+        "STORAGE_SECRET_KEY": "hunter2hunter2",
+    }
+    for result in each(environment, command("migrate"), command("init-storage")):
+        output = result.stdout + result.stderr
+        assert result.returncode == 1
+        assert "Traceback" not in output
+        assert str(dead_port) in output
+        assert "hunter2" not in output
 
 
 def test_openapi_needs_no_environment(environment_without_settings: dict[str, str]) -> None:
     """The document is the same everywhere, whatever is set, and is all that is printed."""
-    plain = cli(environment_without_settings, "openapi")
-    other = cli({**environment_without_settings, "ENVIRONMENT": "production", "HTTP_WORKERS": "x"}, "openapi")
+    plain, other = each(
+        environment_without_settings,
+        command("openapi"),
+        command("openapi", ENVIRONMENT="production", HTTP_WORKERS="x"),
+    )
     assert plain.returncode == other.returncode == 0, other.stderr
     assert json.loads(plain.stdout) == json.loads(other.stdout)
     assert "/health" in json.loads(plain.stdout)["paths"]

@@ -3,8 +3,6 @@
 import asyncio
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
@@ -33,6 +31,7 @@ from app.core.settings import Encryption as EncryptionSettings
 from app.core.settings import FeatureSettings, SettingsError, load_settings
 from app.core.settings.encryption import new_key
 from devstack import Stack
+from tests.core.commands import Command, command, each
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
@@ -311,27 +310,19 @@ async def test_the_commands_of_the_runbook(vault: "Resources", stack: Stack, pro
     }
     assert list(commands) == ["new-key", "rotate", "status"]
 
-    def run(command: str, *keys: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *commands[command][1:]],
-            cwd=project_copy,
-            env={**stack.env, "ENCRYPTION_KEYS": ",".join(keys)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def line(name: str, *keys: str) -> Command:
+        return command(*commands[name][3:], ENCRYPTION_KEYS=",".join(keys))
 
     await filled(vault, encryption(OLD), 3)
-    fresh = run("new-key", OLD).stdout.strip()
+    (made,) = each(stack.env, line("new-key", OLD), cwd=project_copy)
+    fresh = made.stdout.strip()
     fresh_id = fresh.partition(":")[0]
-    too_early = run("status", fresh)
+    too_early, rotated = each(stack.env, line("status", fresh), line("rotate", fresh, OLD), cwd=project_copy)
     assert too_early.returncode == 1
     assert too_early.stdout.splitlines() == [
         f"test_vault.token  {OLD_ID}  3  MISSING in ENCRYPTION_KEYS",
         f"{fresh_id}  encrypts",
     ]
-    rotated = run("rotate", fresh, OLD)
     assert rotated.returncode == 0, rotated.stderr
     assert rotated.stdout.splitlines()[-4:] == [
         f"rotate: 3 values are under {fresh_id} now",

@@ -1,16 +1,18 @@
 """Migrations: the models are what the database is, forwards and backwards, and nobody migrates twice."""
 
+import asyncio
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
-from alembic import command
+from alembic import command as alembic
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -21,9 +23,7 @@ from app.core.db import Base
 from app.core.migrations import alembic_config, expected_heads
 from app.core.project import ROOT
 from devstack import Stack
-
-if TYPE_CHECKING:
-    pass
+from tests.core.commands import command, each
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ async def tables(engine: AsyncEngine) -> set[str]:
 
 async def test_models_and_migrations_agree(engine: AsyncEngine) -> None:
     """No drift; and the check would see some: a column more is one difference."""
-    await migrate(engine, command.upgrade, "heads")
+    await migrate(engine, alembic.upgrade, "heads")
     assert await differences(engine, Base.metadata) == []
     changed = MetaData(naming_convention=Base.metadata.naming_convention)
     for table in Base.metadata.sorted_tables:
@@ -94,11 +94,11 @@ async def test_models_and_migrations_agree(engine: AsyncEngine) -> None:
 
 async def test_down_to_nothing_and_up_again(engine: AsyncEngine) -> None:
     """Every revision undoes what it did; what is left can be migrated again."""
-    await migrate(engine, command.upgrade, "heads")
+    await migrate(engine, alembic.upgrade, "heads")
     made = await tables(engine)
-    await migrate(engine, command.downgrade, "base")
+    await migrate(engine, alembic.downgrade, "base")
     assert await tables(engine) == {"alembic_version"}
-    await migrate(engine, command.upgrade, "heads")
+    await migrate(engine, alembic.upgrade, "heads")
     assert await tables(engine) == made
     assert await differences(engine, Base.metadata) == []
 
@@ -112,13 +112,13 @@ def branches() -> list[str]:
 @pytest.mark.parametrize("branch", branches())
 async def test_a_feature_goes_without_the_others(engine: AsyncEngine, branch: str) -> None:
     """Its branch is undone and done again while the others' tables stay."""
-    await migrate(engine, command.upgrade, "heads")
+    await migrate(engine, alembic.upgrade, "heads")
     before = await tables(engine)
-    await migrate(engine, command.downgrade, f"{branch}@core_0001")
+    await migrate(engine, alembic.downgrade, f"{branch}@core_0001")
     left = await tables(engine)
     assert left < before
     assert "task_outbox" in left
-    await migrate(engine, command.upgrade, f"{branch}@head")
+    await migrate(engine, alembic.upgrade, f"{branch}@head")
     assert await tables(engine) == before
 
 
@@ -133,8 +133,14 @@ def test_every_feature_has_one_head() -> None:
         assert Path(revision.path).parent.name == revision.revision.rsplit("_", 1)[0]
 
 
-def test_two_deploys_at_once(empty_database: str, environment: dict[str, str]) -> None:
-    """Four processes migrate the same empty database: all succeed, and it was done once."""
+async def test_two_deploys_at_once(
+    empty_database: str, environment: dict[str, str], eventually: Callable[..., Any]
+) -> None:
+    """Two processes stand before the same empty database: both succeed, and it was done once."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    door = await asyncpg.connect(empty_database)
+    # The lock that migrations/env.py takes: held here until both of them want it.
+    await door.execute("SELECT pg_advisory_lock(x'6d6967'::int)")
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "app.cli", "migrate"],
@@ -143,10 +149,16 @@ def test_two_deploys_at_once(empty_database: str, environment: dict[str, str]) -
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        for _ in range(4)
+        for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=60)[0] for process in running]
-    assert [process.returncode for process in running] == [0] * 4, outputs
+
+    async def both() -> bool:
+        return bool(await door.fetchval(waiting) == 2)
+
+    await eventually(both)
+    await door.close()
+    outputs = [(await asyncio.to_thread(process.communicate, timeout=60))[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
     assert sum(output.count(b"-> core_0001") for output in outputs) == 1
 
 
@@ -170,24 +182,13 @@ class RoadMap(Base):
     listed.write_text(listed.read_text() + '\nFEATURES = (*FEATURES, "road_maps")\n')
     env = {**environment, "DATABASE_URL": empty_database}
 
-    def run(*arguments: str) -> None:
-        result = subprocess.run(
-            [sys.executable, "-m", "app.cli", *arguments],
-            cwd=project_copy,
-            env=env,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
+    def run(*lines: str) -> None:
+        for done in each(env, *(command(*shlex.split(line)) for line in lines), cwd=project_copy):
+            assert done.returncode == 0, done.stdout + done.stderr
 
-    run("migrate")
-    run("migration", "--feature", "road_maps", "--message", "begin")
-    run("migrate")
+    run("migrate", "migration --feature road_maps --message begin", "migrate")
     (feature / "models.py").write_text(model + "    name: Mapped[str]\n")
-    run("migration", "--feature", "road_maps", "--message", "a name")
-    run("migrate")
+    run("migration --feature road_maps --message 'a name'", "migrate")
     folder = project_copy / "migrations/versions/road_maps"
     assert sorted(file.name for file in folder.glob("*.py")) == [
         "road_maps_0001_begin.py",

@@ -1,8 +1,6 @@
 """Sending: with the transaction or not at all, kept in the sandbox, erased and forgotten in time."""
 
 import asyncio
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -26,7 +24,7 @@ from app.core.messages import (
 )
 from app.core.messages.kinds import Content
 from app.core.messages.lanes import prune
-from app.core.project import ROOT
+from tests.core.commands import command, each
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
@@ -97,26 +95,21 @@ async def test_at_a_terminal(resources: "Resources", stack: "Stack") -> None:
         identity = await send(session, MAIL)
         await send(session, SlackNote(text="x"))
 
-    async def cli(*arguments: str) -> tuple[str, str]:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app.cli", "messages", *arguments, env=stack.env, stdout=PIPE, stderr=PIPE, cwd=ROOT
-        )
-        out, err = await process.communicate()
-        return out.decode(), err.decode()
-
-    (listed, _), (shown, _), (_, unknown), (_, wrong) = await asyncio.gather(
-        cli("list", "--channel", "email", "--state", "queued"),
-        cli("show", str(identity)),
-        cli("show", str(UUID(int=0))),
-        cli("list", "--state", "lost"),
+    listed, shown, unknown, wrong = await asyncio.to_thread(
+        each,
+        stack.env,
+        command("messages", "list", "--channel", "email", "--state", "queued"),
+        command("messages", "show", str(identity)),
+        command("messages", "show", str(UUID(int=0))),
+        command("messages", "list", "--state", "lost"),
     )
-    (line,) = [line for line in listed.splitlines() if "***" in line]
+    (line,) = [line for line in listed.stdout.splitlines() if "***" in line]
     assert line.split("  ")[2:] == ["email", "queued", "a***@example.com"]
     assert str(identity) in line
-    assert "subject: Welcome" in shown
-    assert "to: ada@example.com" in shown
-    assert "no such message" in unknown
-    assert "'lost' is not a valid State" in wrong
+    assert "subject: Welcome" in shown.stdout
+    assert "to: ada@example.com" in shown.stdout
+    assert "no such message" in unknown.stderr
+    assert "'lost' is not a valid State" in wrong.stderr
 
 
 async def test_what_is_over_is_forgotten(resources: "Resources", run_tasks: RunTasks) -> None:
