@@ -5,6 +5,7 @@ without leaving a gap. "Newest" therefore means all heads.
 """
 
 import os
+from collections.abc import Set
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,24 @@ def alembic_config() -> Config:
 def expected_heads() -> frozenset[str]:
     """The revisions at which the database must be for this code."""
     return frozenset(ScriptDirectory.from_config(alembic_config()).get_heads())
+
+
+@cache
+def known_revisions() -> frozenset[str]:
+    """Every revision that this code has."""
+    return frozenset(item.revision for item in ScriptDirectory.from_config(alembic_config()).walk_revisions())
+
+
+def missing(applied: Set[str]) -> frozenset[str]:
+    """The revisions that this code needs and the database has not come to.
+
+    None where the database has a revision that this code does not know: a newer version has migrated it, which happens
+    before it takes over and stays after it is rolled back. Its migrations suit this version: docs/migrations.md.
+
+    Args:
+        applied: what the table `alembic_version` holds.
+    """
+    return expected_heads() - applied if applied <= known_revisions() else frozenset()
 
 
 def upgrade() -> None:

@@ -162,6 +162,25 @@ async def test_migrations_that_are_missing(
             )
 
 
+async def test_migrations_of_a_newer_version(
+    web: httpx.AsyncClient, resources: "Resources", token: dict[str, str], heard: None
+) -> None:
+    """While a newer version is deployed, and after it is rolled back, this one serves on its database and says so."""
+    async with resources.db.transaction() as session:
+        kept = await session.scalar(text("SELECT min(version_num) FROM alembic_version"))
+        await session.execute(
+            text("UPDATE alembic_version SET version_num = 'newer_0001' WHERE version_num = :kept"), {"kept": kept}
+        )
+    try:
+        assert await unhealthy(web, token) == (200, "healthy", set())
+        assert (await web.get("/health/ready")).status_code == 200
+    finally:
+        async with resources.db.transaction() as session:
+            await session.execute(
+                text("UPDATE alembic_version SET version_num = :kept WHERE version_num = 'newer_0001'"), {"kept": kept}
+            )
+
+
 @pytest.mark.parametrize(
     "given", [None, "Bearer wrong", "Bearer ", "Bearer", "Basic eDp4", "Bearer ünïcode", "wrong", "Bearer x y"]
 )
