@@ -1,60 +1,36 @@
 #!/usr/bin/env bash
-# deploy.sh IMAGE [BACKUP_IMAGE]: migrate, switch without dropping a request, try it, and go back by itself if that fails.
+# deploy.sh IMAGE [BACKUP_IMAGE]: migrate, switch without dropping a request, try it, and stay with the old version if that fails.
 # On the server, in the project's folder: make deploy ENV=prod IMAGE=registry/name@sha256:… BACKUP_IMAGE=…
+# PULL=0 takes images that are on the machine; COMPOSE_OVERRIDES="file…" adds Compose files of one's own, the last ones to count.
 set -Eeuo pipefail # E: a failure inside a function reaches the trap as well
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . ops/scripts/release.sh
 
 # Checks first, impact second.
-image=${1-} backup=${2-}
-[ -n "$image" ] || die "usage: make deploy ENV=stage|prod IMAGE=name@sha256:… [BACKUP_IMAGE=name@sha256:…]"
-case $environment in stage | prod) ;; *) die "ENV is stage or prod; for dev: make up" ;; esac
-[ -e .env ] || die "no .env here; write one with \`make setup\` and copy it to this server"
-exec 9>.env.lock
-flock --nonblock 9 || die "another deploy is running"
-old_image=$(setting APP_IMAGE)
-old_backup=$(setting BACKUP_IMAGE)
-backup=${backup:-$old_backup}
-use_images "$image" "$backup"
-give_up() { # after the first impact: the old images again
-  say "failed; going back to ${old_image:-the image built here}"
-  use_images "$old_image" "$old_backup"
-}
-trap give_up ERR
+[ -n "${1-}" ] || die "usage: make deploy ENV=stage|prod IMAGE=name@sha256:… [BACKUP_IMAGE=name@sha256:…]"
+checks
+trap 'say "failed; nothing was switched: docs/runbook/deploy.md"' ERR
+app_image=$1 backup_image=${2:-$old_backup}
 # What a deploy causes for a moment rings nobody; it says so itself when it fails.
 if [ -e ops/scripts/silence.sh ]; then
   ops/scripts/silence.sh start || say "alarms could not be silenced"
   trap 'ops/scripts/silence.sh end || true' EXIT
 fi
 compose config --quiet
-if [ "${PULL:-1}" = 1 ]; then compose pull --quiet api backup; fi
+if [ "${PULL:-1}" = 1 ]; then # before anything stops: what is missing of the others, and the release
+  compose pull --quiet --policy missing --ignore-buildable
+  case $app_image in sha256:*) ;; *) compose pull --quiet --policy missing api backup ;; esac # by its id: it is on the machine
+fi
 
 say "neighbours"
-neighbours=$(compose config --services | grep -vxE 'api|worker|beat|migrate|init-.*|backup|nginx|.*-volume')
+preparations=$(services preparation) neighbours=$(services neighbour) jobs=$(services job)
+for job in $preparations; do compose run --rm --no-deps "$job"; done
 # shellcheck disable=SC2086 # a list of names
-compose up --detach --wait $neighbours
-say "migrations" # additive ones: the old code runs on until the switch, and again after a rollback
-compose run --rm --no-deps migrate
-compose run --rm --no-deps init-storage
-
-back() {
-  trap - ERR
-  give_up
-  [ -z "$switched" ] || switch_api || say "the old API did not come up: docs/runbook/rollback.md"
-  switch_rest || say "the old worker did not come up: docs/runbook/rollback.md"
-  exit 1
-}
-trap back ERR
-say "switching"
-switched=
-switch_api
-switched=1 # from here on the new API serves
-switch_rest
-say "trying it"
-smoke
-trap - ERR
-
-mkdir -p "$state"
-printf '%s\n%s\n' "$old_image" "$old_backup" >"$state/previous"
-printf '%s %s %s\n' "$(date -u +%FT%TZ)" "$image" "$backup" >>"$state/history"
-say "$environment runs $image"
+up $neighbours
+for job in $jobs; do # the migrations among them: additive ones, as the old code serves on, and again after a rollback
+  say "$job"
+  compose run --rm --no-deps "$job"
+done
+release "$app_image" "$backup_image"
+keep_images
+record deploy
