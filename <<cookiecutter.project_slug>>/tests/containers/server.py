@@ -87,6 +87,7 @@ class Server:
             "DOMAIN": "localhost",
             "HTTP_PORT": str(self.http_port),
             "HTTPS_PORT": str(self.https_port),
+            "TLS_DIR": "./ops/nginx/certs",  # no authority is asked here
             "AI_ALLOW_OFFLINE": "true",  # nobody is asked here
             "RATE_LIMIT": "100000r/m",  # the load comes from one address
             "RATE_LIMIT_BURST": "5000",
