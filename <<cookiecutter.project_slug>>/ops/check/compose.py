@@ -81,9 +81,19 @@ def faults(environment: str, name: str, service: dict[str, Any]) -> list[str]:
         "can write to its file system: read_only": not service.get("read_only"),
         "keeps capabilities: cap_drop": service.get("cap_drop") != ["ALL"],
         "may gain privileges: security_opt": "no-new-privileges:true" not in service.get("security_opt", ()),
-        "runs as root: user": str(service.get("user", "0")).split(":")[0] in ("0", "root")
-        # What prepares a fresh volume has to be root: it runs once and has no network.
-        and (service.get("restart"), service.get("network_mode")) != ("no", "none"),
+        "runs as root: user": str(service.get("user", "0")).split(":")[0] in ("0", "root") and not _prepares(service),
+        "is given capabilities: cap_add": bool(service.get("cap_add")) and not _prepares(service),
+        "sees more of the machine than it may: privileged, pid, ipc, network_mode, devices": any(
+            service.get(name) for name in ("privileged", "devices", "userns_mode")
+        )
+        or "host" in (service.get("pid"), service.get("ipc"), service.get("network_mode")),
+        "could command the engine: docker.sock": any("docker.sock" in source for source in _mounts(service)),
+        "can write to a folder of the machine: volumes": environment != "dev" and bool(_mounts(service, writable=True)),
+        "does not come back: restart": service.get("restart") not in ("unless-stopped", "no"),
+        "starts before what it needs is healthy: depends_on": any(
+            need.get("condition") == "service_started" for need in service.get("depends_on", {}).values()
+        ),
+        "has no limit of processors": not _limits(service).get("cpus"),
         "has no limit of memory": not _limits(service).get("memory"),
         "has no limit of processes": not _limits(service).get("pids"),
         "has logs without end: logging": "max-size" not in service.get("logging", {}).get("options", {}),
@@ -91,6 +101,17 @@ def faults(environment: str, name: str, service: dict[str, Any]) -> list[str]:
         "takes whatever image is newest": _floating(service.get("image", "")),
     }
     return [text for text, broken in rules.items() if broken]
+
+
+def _prepares(service: dict[str, Any]) -> bool:
+    """Whether it prepares a fresh volume, which takes root: such a one runs once and has no network."""
+    return (service.get("restart"), service.get("network_mode")) == ("no", "none")
+
+
+def _mounts(service: dict[str, Any], *, writable: bool = False) -> list[str]:
+    """The folders of the machine that it sees; `writable`: those that it may write to."""
+    mounts = [mount for mount in service.get("volumes", ()) if mount.get("type") == "bind"]
+    return [mount.get("source", "") for mount in mounts if not (writable and mount.get("read_only"))]
 
 
 def _limits(service: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ checks
 trap 'say "failed; nothing was switched: docs/runbook/deploy.md"' ERR
 app_image=$1 backup_image=${2:-$old_backup}
 # What a deploy causes for a moment rings nobody; it says so itself when it fails.
-if [ -e ops/scripts/silence.sh ]; then
+if [ -e ops/scripts/silence.sh ] && [ -n "$(compose ps --quiet api)" ]; then
   ops/scripts/silence.sh start || say "alarms could not be silenced"
   trap 'ops/scripts/silence.sh end || true' EXIT
 fi

@@ -21,7 +21,7 @@ start)
   say "alarms that a deploy causes are silent"
   ;;
 end)
-  amtool silence query --quiet 'deploy=expected' --author "$(basename "$0")" | xargs -r -n 1 |
+  amtool silence query --quiet 'deploy=expected' --created-by "$(basename "$0")" | xargs -r -n 1 |
     while read -r id; do amtool silence expire "$id" </dev/null; done
   say "all alarms ring again"
   ;;

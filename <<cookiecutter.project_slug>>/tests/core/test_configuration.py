@@ -139,6 +139,17 @@ def test_nginx_shares_no_network_with_the_neighbours() -> None:
     assert compose.model(ROOT, "prod")["networks"]["back"]["internal"]
 
 
+@pytest.fixture(scope="module")
+def production() -> dict[str, Any]:
+    """The model of production."""
+    return compose.model(ROOT, "prod")
+
+
+def bind(source: str, **options: bool) -> dict[str, Any]:
+    """A folder of the machine, mounted."""
+    return {"type": "bind", "source": source, "target": "/mounted", **options}
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
@@ -147,16 +158,27 @@ def test_nginx_shares_no_network_with_the_neighbours() -> None:
         ({"cap_drop": []}, "cap_drop"),
         ({"security_opt": []}, "security_opt"),
         ({"user": "0:0"}, "runs as root"),
+        ({"cap_add": ["NET_ADMIN"]}, "cap_add"),
+        ({"privileged": True}, "more of the machine"),
+        ({"pid": "host"}, "more of the machine"),
+        ({"network_mode": "host"}, "more of the machine"),
+        ({"volumes": [bind("/var/run/docker.sock", read_only=True)]}, "docker.sock"),
+        ({"volumes": [bind("/srv")]}, "volumes"),
+        ({"restart": "on-failure"}, "restart"),
+        ({"restart": "no", "network_mode": "bridge", "user": "0"}, "runs as root"),
+        ({"depends_on": {"postgres": {"condition": "service_started"}}}, "depends_on"),
+        ({"deploy": {}}, "limit of processors"),
         ({"deploy": {}}, "limit of memory"),
+        ({"deploy": {}}, "limit of processes"),
         ({"logging": {}}, "logs without end"),
         ({"healthcheck": None}, "health check"),
         ({"image": "redis"}, "newest"),
         ({"image": "redis:latest"}, "newest"),
     ],
 )
-def test_each_rule_for_a_service_can_be_broken(change: dict[str, Any], fault: str) -> None:
+def test_each_rule_for_a_service_can_be_broken(production: dict[str, Any], change: dict[str, Any], fault: str) -> None:
     """The rules that compose.yaml is held against."""
-    service = compose.model(ROOT, "prod")["services"]["cache"]
+    service = production["services"]["cache"]
     assert compose.faults("prod", "cache", service) == []
     assert any(fault in found for found in compose.faults("prod", "cache", service | change))
 
