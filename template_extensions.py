@@ -164,6 +164,57 @@ def md(value: str) -> str:
     return re.sub(r"^([-+=]|\d+(?=[.)]))", lambda m: rf"\{m[1]}" if not m[1].isdigit() else f"{m[1]}\\", escaped)
 
 
+_ORIGIN = re.compile(r'^\[remote "origin"\][^\[]*?^\s*url\s*=\s*(\S+)', re.MULTILINE | re.DOTALL)
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def checked_out(template: Path) -> tuple[str | None, str]:
+    """Read which commit of which repository a folder is, as its `.git` says: no program runs, and a clone gives the same.
+
+    Returns:
+        The commit, or None where there is no `.git` or it is kept in a form that is not known here; and the address of
+        `origin`, or nothing where that is a path of this machine. What a bake from changed files was made of is not
+        seen: those changes count as the person's own when a newer template comes in.
+    """
+    folder = template / ".git"
+    if folder.is_file():  # a worktree or a submodule
+        folder = template / _read(folder).removeprefix("gitdir:").strip()
+    shared = folder / (_read(folder / "commondir").strip() or ".")
+    head = _read(folder / "HEAD").strip()
+    if head.startswith("ref: "):
+        reference = head.removeprefix("ref: ")
+        packed = re.search(rf"^([0-9a-f]+) {re.escape(reference)}$", _read(shared / "packed-refs"), re.MULTILINE)
+        head = _read(shared / reference).strip() or (packed[1] if packed else "")
+    origin = _ORIGIN.search(_read(shared / "config"))
+    address = re.sub(r"^(https?://)[^/@]*@", r"\1", origin[1] if origin else "")  # a token is nobody else's
+    remote = re.match(r"(?!file:)[a-z+]+://|[\w.-]+@[\w.-]+:", address)
+    return (head if _COMMIT.fullmatch(head) else None), (address if remote else "")
+
+
+def record(answers: Mapping[str, Any]) -> str:
+    """Write what a newer template needs to come into the project: where from, which commit, which answers.
+
+    The form is that of cruft, so that its commands work as well.
+    """
+    commit, address = checked_out(HERE)
+    asked = {name: answer for name, answer in answers.items() if not name.startswith("_")}
+    state = {
+        "template": address,
+        "commit": commit,
+        "checkout": None,
+        "context": {"cookiecutter": asked},
+        "directory": None,
+    }
+    return json.dumps(state, ensure_ascii=False, indent=2)
+
+
 class Literal:
     """A text without a tag, where cookiecutter expects a template."""
 
@@ -189,7 +240,9 @@ class Answers(Extension):
             quoted=quoted,
             suggested_slug=suggested_slug,
         )
-        environment.globals.update(template_folder=str(HERE / TEMPLATE_FOLDER), checked_slug=checked_slug)
+        environment.globals.update(
+            template_folder=str(HERE / TEMPLATE_FOLDER), checked_slug=checked_slug, record=record
+        )
         self._compile_only_tags(environment)
 
     @staticmethod
