@@ -11,7 +11,7 @@ UV_VERSION := 0.13.8
 OUT ?= build
 
 ##@ Use it
-.PHONY: help demo bake
+.PHONY: help demo bake adopt
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -21,6 +21,9 @@ demo: $(VENV)/.bake ## Bake the default project, run it whole without Docker and
 bake: $(VENV)/.bake ## Bake a project: asks, or takes ANSWERS='project_name="My Service" example=none'; goes to OUT=build
 	@mkdir -p $(OUT)
 	@$(BIN)/cookiecutter . --output-dir $(OUT) $(if $(ANSWERS),--no-input $(ANSWERS))
+
+adopt: $(VENV)/.bake ## Bring this template into a project too old for `make template-update`: PROJECT=../my-service FROM=commit ANSWERS='…'
+	@TEMPLATE_PYTHON=$(abspath $(BIN)/python) $(BIN)/python tools/adopt.py "$(PROJECT)" --template "$(CURDIR)" --from "$(FROM)" $(ANSWERS)
 
 ##@ Work on it
 .PHONY: test check format bench lock clean

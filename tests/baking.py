@@ -115,6 +115,7 @@ def command_line(
         text=True,
         input=stdin,
         stdin=None if stdin is not None else subprocess.DEVNULL,
+        cwd=output,  # in this one, our extension would be found before the template's
         env=environment,
         timeout=120,
     )

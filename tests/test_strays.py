@@ -29,12 +29,7 @@ ABOUT_TEMPLATES = re.compile(
 )
 
 TAG = re.compile(r"<<%.*?%>>|<<#.*?#>>|<<.*?>>", re.DOTALL)
-OWN_  # What brings a newer template in has to name the tool that bakes it.
-ABOUT_TEMPLATES = re.compile(
-    r"\.cruft\.json|ops/template_update/|docs/template-update\.md|tests/ops/test_template_update\.py"
-)
-
-TAG = re.compile(r"<<%|<<#|<< ?\(?cookiecutter\.")
+OWN_TAG = re.compile(r"<<%|<<#|<< ?\(?cookiecutter\.")
 
 
 def source_files() -> list[Path]:

@@ -34,7 +34,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ask", action="store_true", help="put every question again, your answers being the defaults")
     parser.add_argument("--template", metavar="ADDRESS", help="the template's repository; else the recorded one")
     parser.add_argument("--from", dest="old", metavar="COMMIT", help="what you have; else the recorded commit")
-    parser.add_argument("--to", dest="new", metavar="COMMIT", help="what you want: commit, tag or branch; else the newest")
+    parser.add_argument(
+        "--to", dest="new", metavar="COMMIT", help="what you want: commit, tag or branch; else the newest"
+    )
     parser.add_argument("answers", nargs="*", metavar="question=answer", help="answer a question anew")
     return parser.parse_args()
 
@@ -135,10 +137,16 @@ def update(project: merge.Project, source: Source, wish: Update) -> int:
         message = f"Bring in the template at {wish.new[:7]}\n\nFrom {wish.old} to {wish.new}."
         parent, commit, away = merge.commits(project, old, new, message)
     if wish.only_show:
-        return subprocess.run(["git", "diff", parent, commit], cwd=project.root, env=environment(), check=False).returncode
+        return subprocess.run(
+            ["git", "diff", parent, commit], cwd=project.root, env=environment(), check=False
+        ).returncode
     outcome = merge.merge(project, commit, f"template/{wish.new[:7]}")
     outcome.away = away
-    notes = [f"from {source.title(wish.old)}", f"to   {source.title(wish.new)}", *answered(asked_before, asked_now, had, now.answers)]
+    notes = [
+        f"from {source.title(wish.old)}",
+        f"to   {source.title(wish.new)}",
+        *answered(asked_before, asked_now, had, now.answers),
+    ]
     binaries = {path for path, _ in outcome.conflicts if is_binary(project, path)}
     print("\n".join(report.lines(outcome, binaries, notes)))
     if news := source.news(wish.old, wish.new):

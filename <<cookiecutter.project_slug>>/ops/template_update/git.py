@@ -14,7 +14,9 @@ class Refused(Exception):
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's variables without those by which a git that started us names its own repository."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_DIR", "GIT_INDEX", "GIT_WORK"))}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GIT_DIR", "GIT_INDEX", "GIT_WORK"))
+    }
     return {**own, "LC_ALL": "C", **(extra or {})}
 
 

@@ -40,7 +40,9 @@ class Project:
         if run(root, "rev-parse", "--verify", "--quiet", "HEAD").returncode:
             raise Refused("this repository holds no commit yet: git add --all && git commit")
         if status := git(root, "status", "--porcelain", "--untracked-files=no"):
-            raise Refused(f"there are changes that are not committed; commit them, or put them away:\n{status.rstrip()}")
+            raise Refused(
+                f"there are changes that are not committed; commit them, or put them away:\n{status.rstrip()}"
+            )
         if run(root, "var", "GIT_COMMITTER_IDENT").returncode:
             raise Refused("git does not know who commits: git config user.name … && git config user.email …")
         return cls(folder, root, git(folder, "rev-parse", "--show-prefix").rstrip("\n"))
@@ -160,9 +162,13 @@ def merge(project: Project, commit: str, branch: str) -> Outcome:
     """
     root = project.root
     if ways := in_the_way(project, commit):
-        raise Refused("the new template brings files that lie here already, unknown to git; move them: " + ", ".join(ways))
+        raise Refused(
+            "the new template brings files that lie here already, unknown to git; move them: " + ", ".join(ways)
+        )
     if not run(root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}").returncode:
-        raise Refused(f"the branch {branch} is there already, from an earlier update: merge it, or git branch -D {branch}")
+        raise Refused(
+            f"the branch {branch} is there already, from an earlier update: merge it, or git branch -D {branch}"
+        )
     named = run(root, "symbolic-ref", "--quiet", "--short", "HEAD").stdout.strip()
     head = git(root, "rev-parse", "HEAD").strip()
     git(root, "switch", "--quiet", "--create", branch)

@@ -104,10 +104,20 @@ class Source:
         config.write_text(json.dumps({"cookiecutters_dir": str(folder / "c"), "replay_dir": str(folder / "r")}))
         done = subprocess.run(
             [
-                *(str(python), "-m", "cookiecutter", str(template), "--output-dir", str(out), "--config-file", str(config)),
+                *(
+                    str(python),
+                    "-m",
+                    "cookiecutter",
+                    str(template),
+                    "--output-dir",
+                    str(out),
+                    "--config-file",
+                    str(config),
+                ),
                 *([] if ask else ["--no-input"]),
                 *(f"{name}={answer}" for name, answer in answers.items()),
             ],
+            cwd=folder,  # Python looks there first, and this project may have a module of the same name
             env=environment({"PYTHONDONTWRITEBYTECODE": "1"}),
             stdin=None if ask else subprocess.DEVNULL,
             stdout=None if ask else subprocess.PIPE,
@@ -129,10 +139,12 @@ class Source:
             Refused: it cannot be made.
         """
         if named := os.environ.get("TEMPLATE_PYTHON"):
-            return Path(named)
+            return Path(named).absolute()
         lock = run(self.repository, "show", f"{commit}:{LOCK}")
         if lock.returncode:
-            raise Refused(f"the template has no {LOCK} at {commit[:7]}; name a Python with cookiecutter: TEMPLATE_PYTHON=…")
+            raise Refused(
+                f"the template has no {LOCK} at {commit[:7]}; name a Python with cookiecutter: TEMPLATE_PYTHON=…"
+            )
         digest = hashlib.sha256(sys.version.encode() + lock.stdout.encode()).hexdigest()[:12]
         home = (project / CACHE / f"python-{digest}").absolute()
         if not (home / ".made").exists():
@@ -162,4 +174,6 @@ def _install(home: Path, lock: str) -> None:
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise Refused(f"{Path(command[0]).name} cannot install what the template is baked by: {done.stderr.strip()}")
+            raise Refused(
+                f"{Path(command[0]).name} cannot install what the template is baked by: {done.stderr.strip()}"
+            )
