@@ -238,11 +238,10 @@ class Answers(Extension):
             known_only=known_only,
             md=md,
             quoted=quoted,
+            record=record,
             suggested_slug=suggested_slug,
         )
-        environment.globals.update(
-            template_folder=str(HERE / TEMPLATE_FOLDER), checked_slug=checked_slug, record=record
-        )
+        environment.globals.update(template_folder=str(HERE / TEMPLATE_FOLDER), checked_slug=checked_slug)
         self._compile_only_tags(environment)
 
     @staticmethod

@@ -29,7 +29,7 @@ ABOUT_TEMPLATES = re.compile(
 )
 
 TAG = re.compile(r"<<%.*?%>>|<<#.*?#>>|<<.*?>>", re.DOTALL)
-OWN_TAG = re.compile(r"<<%|<<#|<< ?\(?cookiecutter\.")
+OWN_TAG = re.compile(r"<<%|<<#|<< ?\(?cookiecutter\b")
 
 
 def source_files() -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ops.check.tools import Findings, findings, run
 
-LEFT_OUT = r"(^|/)(tests/|requirements/.*\.txt$|\.env$|\.git/|\.venv/|\.cache/|\.devstack/|\.[a-z]+_cache/|__pycache__/|htmlcov/)"
+LEFT_OUT = r"(^|/)(tests/|\.cruft\.json$|requirements/.*\.txt$|\.env$|\.git/|\.venv/|\.cache/|\.devstack/|\.[a-z_]+_cache/|__pycache__/|htmlcov/)"
 
 PLACEHOLDER = "^password$"  # postgresql://user:password@host in explanations
 
