@@ -1,8 +1,10 @@
-"""Asking for tasks, and what became of them."""
+"""Asking for tasks, and what became of them; and asking a process of the service."""
 
+import ssl
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
 from sqlalchemy import select
 
 from app.core.outbox import OutboxTask
@@ -10,6 +12,23 @@ from app.core.tasks import Task, enqueue
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
+
+
+# Reading all authorities of the world takes longer than most requests here, and nobody shows a certificate.
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def get(url: str, seconds: float = 10) -> httpx.Response:
+    """GET by a connection of its own."""
+    return httpx.get(url, timeout=seconds, verify=_NO_CERTIFICATES)
+
+
+def answers(url: str) -> bool:
+    """Whether somebody is there and says 200."""
+    try:
+        return get(url).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 async def ask(resources: "Resources", task: Task[Any], *names: str) -> list[UUID]:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 if TYPE_CHECKING:
     from tests.core.conftest import RunService
 
 from app.core.project import ROOT
+from tests.core.asking import answers
 from tests.core.commands import command, each
 
 
@@ -123,7 +123,7 @@ def test_serve_stops_when_asked_and_leaves_nothing(
 ) -> None:
     """SIGTERM: the process ends by itself, soon, and its folder of metrics goes with it."""
     service = run_service("serve", "--port", str(free_port), "--workers", str(workers), TMPDIR=str(tmp_path))
-    until(lambda: answers(free_port) == 200)
+    until(lambda: answers(f"http://127.0.0.1:{free_port}/health"))
     assert list(tmp_path.glob("metrics-*"))
     began = time.monotonic()
     service.process.terminate()
@@ -131,11 +131,3 @@ def test_serve_stops_when_asked_and_leaves_nothing(
     assert time.monotonic() - began < 10
     assert not list(tmp_path.glob("metrics-*"))
     assert "Traceback" not in service.log.read_text()
-
-
-def answers(port: int) -> int:
-    """The status of /health; 0 where nobody answers."""
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code
-    except httpx.HTTPError:
-        return 0

@@ -16,6 +16,7 @@ import pytest
 from app.core import metrics
 from app.core.project import ROOT
 from app.core.tasks import enqueue
+from tests.core import asking
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
@@ -46,7 +47,7 @@ def test_several_processes_count_together(run_service: "RunService", free_port: 
 
     def get(path: str) -> httpx.Response:
         # A connection for each request, so that both processes get some.
-        return httpx.get(base + path, timeout=10)
+        return asking.get(base + path)
 
     def up() -> bool:
         try:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.core.tasks import celery_app, enqueue
+from tests.core.asking import answers
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
@@ -77,13 +78,7 @@ def test_errors_of_the_api_arrive_once_and_masked(
     run_service("serve", "--port", str(free_port), SENTRY_DSN=receiver.dsn)
     base = f"http://127.0.0.1:{free_port}"
 
-    def up() -> bool:
-        try:
-            return httpx.get(f"{base}/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    until(up)
+    until(lambda: answers(f"{base}/health"))
     secrets = {"Authorization": "Bearer hunter33hunter33", "Cookie": "session=hunter44"}
     assert httpx.post(f"{base}/api/v1/probe/fail?email=bob@example.com", headers=secrets).status_code == 500
     assert httpx.get(f"{base}/nothing").status_code == 404

@@ -12,6 +12,8 @@ import orjson
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.core.asking import answers
+
 if TYPE_CHECKING:
     from app.core.resources import Resources
     from tests.core.conftest import RunService
@@ -117,7 +119,7 @@ def test_one_trace_from_the_door_to_the_last_task(
     worker = run_service("worker", "--concurrency", "1", **otel)
     api = run_service("serve", "--port", str(free_port), **{**otel, "OTEL_BSP_SCHEDULE_DELAY": "600000"})
     base = f"http://127.0.0.1:{free_port}"
-    until(lambda: _answers(f"{base}/health"))
+    until(lambda: answers(f"{base}/health"))
     asked = {"traceparent": TRACEPARENT, "X-Request-ID": "request-of-nginx"}
     assert httpx.post(f"{base}/api/v1/probe/tasks?token=hunter2", headers=asked, timeout=10).status_code == 200
     assert httpx.post(f"{base}/api/v1/probe/fail", timeout=10).status_code == 500
@@ -174,7 +176,7 @@ def test_a_collector_that_is_away_holds_up_nobody(
         OTEL_BSP_MAX_QUEUE_SIZE="16",
         OTEL_BSP_MAX_EXPORT_BATCH_SIZE="8",
     )
-    until(lambda: _answers(f"http://127.0.0.1:{free_port}/health"))
+    until(lambda: answers(f"http://127.0.0.1:{free_port}/health"))
     with httpx.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=10) as client:
         slowest = 0.0
         for number in range(60):
@@ -186,10 +188,3 @@ def test_a_collector_that_is_away_holds_up_nobody(
     service.process.terminate()
     assert service.process.wait(15) == 0
     assert time.monotonic() - began < 10
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False

@@ -1,10 +1,9 @@
 """The fault matrix: which neighbours fail, how, and what a client is answered then.
 
 What clients do stands in `operations/`, a module for each feature with `OPERATIONS`: the matrix has a column for each of
-them, and `docs/degradation.md` is made of what they promise: `make generate` writes it, and a test compares.
+them, and the table in `docs/architecture.md` is made of what they promise: `make generate` writes it, and a test compares.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -14,7 +13,10 @@ from types import MappingProxyType, ModuleType
 import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENT = ROOT / "docs" / "degradation.md"
+DOCUMENT = ROOT / "docs" / "architecture.md"
+# Between these two lines of it stands the table.
+BEGIN = "<!-- made from tests/system by `make generate` -->\n"
+END = "<!-- as far as here -->\n"
 
 # Row -> the parts of the stack behind it.
 NEIGHBOURS: Mapping[str, tuple[str, ...]] = {
@@ -154,41 +156,33 @@ def operations() -> list[Operation]:
     return [operation for module in modules() for operation in module.OPERATIONS] + [HEALTH]
 
 
-def document() -> str:
-    """`docs/degradation.md`."""
+def table() -> str:
+    """Every neighbour, every way to fail, and every answer."""
     columns = operations()
     lines = [
-        "# When a neighbour fails",
-        "",
-        "Made from `tests/system` by `make generate`; `make test-faults` holds the running service to every cell of it: it",
-        "puts a proxy in front of each neighbour that is dead (refuses), hangs (accepts and never answers) or is slow (a",
-        f"tenth of a second for each piece), asks everything at once, and asks again until all is as usual: within {RECOVERY_SECONDS:.0f} s",
-        "of the neighbour's return, without a restart. Meanwhile the event loop goes on: `/health` answers within a second.",
-        "",
         "| | " + " | ".join(column.name for column in columns) + " |",
         "|---" * (len(columns) + 1) + "|",
         "| **as usual** | " + " | ".join(column.usual for column in columns) + " |",
     ]
     for neighbour in NEIGHBOURS:
+        rows: dict[tuple[str, ...], list[str]] = {}  # ways to fail that are answered alike share one
         for fault in FAULTS:
-            cells = [column.expected(neighbour, fault) for column in columns]
-            shown = [
-                "as usual" if cell == column.usual else f"**{cell}**"
-                for cell, column in zip(cells, columns, strict=True)
-            ]
-            lines.append(f"| {neighbour} {fault} | " + " | ".join(shown) + " |")
+            cells = [(column.expected(neighbour, fault), column.usual) for column in columns]
+            shown = tuple("as usual" if cell == usual else f"**{cell}**" for cell, usual in cells)
+            rows.setdefault(shown, []).append(fault)
+        lines += [f"| {neighbour} {', '.join(faults)} | " + " | ".join(shown) + " |" for shown, faults in rows.items()]
     lines += ["", "| column | is |", "|---|---|", *(f"| {column.name} | {column.what} |" for column in columns)]
-    lines += [
-        "",
-        "Every 503 has `Retry-After` and says why in its `code`. How long a client waits for it at most, in no case longer",
-        "than `HTTP_REQUEST_SECONDS`:",
-        "",
-        "| neighbour | bound |",
-        "|---|---|",
-        *(f"| {neighbour} | {bound} |" for neighbour, bound in BOUND.items()),
-    ]
+    lines += ["", "| neighbour | longest wait for its 503 |", "|---|---|"]
+    lines += [f"| {neighbour} | {bound} |" for neighbour, bound in BOUND.items()]
     return "\n".join(lines) + "\n"
 
 
+def document(text: str) -> str:
+    """`docs/architecture.md` with the table as it should be."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
 if __name__ == "__main__":
-    sys.stdout.write(document())
+    DOCUMENT.write_text(document(DOCUMENT.read_text()))
