@@ -64,6 +64,19 @@ class SignedPut:
     headers: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class NamedObjects:
+    """Rows that name objects. A feature lists its own as OBJECTS in its module `objects`; a restore checks them.
+
+    Attributes:
+        rows: what they are, for people.
+        query: SQL that gives the key of each object that must be there.
+    """
+
+    rows: str
+    query: str
+
+
 def client(settings: StorageSettings, endpoint_url: str = "") -> "S3Client":
     """A boto3 client with the project's deadlines and retries. Loading boto3 takes half a second: call it off the loop.
 
@@ -317,6 +330,8 @@ def _ensure_bucket(s3: "S3Client", settings: StorageSettings, strict: bool, orig
                             "Status": "Enabled",
                             "Filter": {"Prefix": ""},
                             "NoncurrentVersionExpiration": {"NoncurrentDays": settings.old_versions_days},
+                            # A deletion whose last old version is gone marks nothing any more.
+                            "Expiration": {"ExpiredObjectDeleteMarker": True},
                             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
                         },
                         {

@@ -2,6 +2,9 @@
 
 import json
 import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import structlog
@@ -11,8 +14,10 @@ from app.core.logging import configure_logging
 from app.core.settings import Settings, SettingsError, load_settings
 from ops.backup import dump as dumping
 from ops.backup.config import Config
-from ops.backup.errors import BackupError
+from ops.backup.dump import Outcome
+from ops.backup.errors import BUSY_CODE, BackupError, Busy
 from ops.backup.manifest import KINDS, Kind
+from ops.backup.progress import Progress
 from ops.backup.report import Success, write_metrics
 from ops.backup.restore import dump as restoring
 from ops.backup.store import Store
@@ -22,6 +27,9 @@ restore = typer.Typer(no_args_is_help=True, help="The way back: a command for ea
 cli.add_typer(restore, name="restore")
 log = structlog.get_logger(__name__)
 From = Annotated[str | None, typer.Option("--from", help="Id of the backup; the newest one without it.")]
+At = Annotated[
+    str | None, typer.Option("--at", help="As it was then: 2026-11-21T14:59:30, in UTC unless it says otherwise.")
+]
 Force = Annotated[bool, typer.Option(help="Replace what is live; it is kept aside.")]
 
 
@@ -66,6 +74,81 @@ def dump() -> None:
         write_metrics(config.metrics_file, manifest.seconds, Success(manifest.size, kept))
 
 
+@cli.command()
+def redis() -> None:
+    """Take a snapshot of the broker, check it, send it, and let go what is too old."""
+    from ops.backup.redis import snapshot
+
+    config = _config()
+    _report("redis", lambda: [snapshot.run(config)])
+
+
+@cli.command()
+def objects() -> None:
+    """Mirror the objects that are new, note what was deleted, and let go what no moment needs any more."""
+    from ops.backup.objects import mirror
+
+    config = _config()
+    _report("objects", lambda: [mirror.run(config, Progress("objects"))])
+
+
+@cli.command()
+def pair() -> None:
+    """Dump the database and then mirror the objects: no row of the dump is without its object."""
+    dump()
+    objects()
+
+
+@cli.command()
+def logs(month: Annotated[str | None, typer.Option(help="This one, as 2026-10; else all that are missing.")] = None) -> None:
+    """Archive the months that are over: the audit trail, and what BACKUP_LOKI_URL and BACKUP_LOGS_DIR name."""
+    from ops.backup import logs as archive
+
+    config = _config()
+    _report("logs", lambda: archive.run(config, wanted=month))
+
+
+@cli.command()
+def schedule() -> None:
+    """Run all of these by the timetable (BACKUP_…_AT), until SIGTERM; metrics are on METRICS_BACKUP_PORT."""
+    from ops.backup.schedule import Limits, Scheduler, serve
+    from ops.backup.timetable import jobs
+
+    settings, config = load_settings(), _config()
+    backup = settings.backup
+    limits = Limits(
+        retry=timedelta(minutes=backup.retry_minutes),
+        longest=timedelta(hours=backup.longest_hours),
+        drain=timedelta(seconds=backup.drain_seconds),
+    )
+    serve(Scheduler(config, jobs(backup), limits), settings.metrics.backup_host, settings.metrics.backup_port)
+
+
+def _report(kind: Kind, work: Callable[[], Sequence[Outcome]]) -> None:
+    """Run a backup, and leave a line in the log whatever comes of it."""
+    began = time.monotonic()
+    try:
+        made = work()
+    except Busy:
+        raise
+    except BackupError as error:
+        log.error("backup_failed", kind=kind, reason=str(error), seconds=round(time.monotonic() - began, 3))
+        raise
+    for outcome in made:
+        manifest, let_go = outcome.manifest, outcome.let_go
+        log.info(
+            "backup_made",
+            kind=kind,
+            backup=manifest.id,
+            bytes=manifest.size,
+            seconds=manifest.seconds,
+            kept=let_go.kept if let_go else None,
+            deleted=let_go.deleted if let_go else [],
+            damaged=let_go.damaged if let_go else [],
+            **manifest.details,
+        )
+
+
 @cli.command(name="list")
 def list_(
     kind: Annotated[str, typer.Option(help=f"Only this kind: {', '.join(KINDS)}.")] = "",
@@ -92,10 +175,101 @@ def list_(
 
 
 @cli.command()
-def verify(wanted: From = None) -> None:
-    """Fetch a dump and read it to its end, without restoring it."""
-    manifest = dumping.verify(_config(), wanted)
-    print(f"{manifest.id} is whole: {manifest.size:,} bytes, sha256 {manifest.only.sha256}")
+def verify(
+    kind: Annotated[str, typer.Argument(help="dump, redis, objects or logs.")] = "dump", wanted: From = None
+) -> None:
+    """Fetch a backup and read it to its end, without restoring it. Of objects, every one in the mirror."""
+    from ops.backup import logs as archive
+    from ops.backup.objects import mirror
+    from ops.backup.redis import snapshot
+
+    known = {"dump": dumping.verify, "redis": snapshot.verify, "objects": mirror.verify, "logs": archive.verify}
+    if kind not in known:
+        raise BackupError(f"there is nothing to verify of {kind}", f"one of {', '.join(known)}")
+    manifest = known[kind](_config(), wanted)
+    print(f"{manifest.kind} {manifest.id} is whole: {manifest.size:,} bytes")
+
+
+@cli.command()
+def history(key: str) -> None:
+    """Show the lives of an object: what `restore objects --key KEY --at TIME` can bring back."""
+    from ops.backup.objects import mirror
+    from ops.backup.restore.objects import history as line
+
+    lives = mirror.history(_config(), key)
+    for life in lives:
+        print(line(life))
+    if not lives:
+        raise BackupError(f"the mirror has never seen {key}")
+
+
+@restore.command(name="redis")
+def restore_redis(
+    wanted: From = None,
+    force: Force = False,
+    address: Annotated[str, typer.Option(help="Where the broker can reach this machine, if not by the address we use.")] = "",
+) -> None:
+    """Put a snapshot in the place of what the broker holds, in memory and in its append-only file."""
+    from ops.backup.restore import redis as restoring_redis
+
+    result = restoring_redis.restore(_config(), wanted, force=force, own_address=address)
+    print(f"the broker has {result.keys:,} keys, of backup {result.manifest.id}, in memory and on disk.")
+    print("next: start worker and beat; tasks that ran since the backup may run again, which they bear")
+    if result.kept:
+        print(f"what it held before is backup {result.kept}: restore redis --from {result.kept} --force")
+
+
+@restore.command(name="objects")
+def restore_objects(
+    key: Annotated[str, typer.Option(help="This object alone.")] = "",
+    prefix: Annotated[str, typer.Option(help="Those whose keys begin so.")] = "",
+    at: At = None,
+    wanted: From = None,
+    force: Force = False,
+) -> None:
+    """Put one object, those of a prefix, or all back as they were at a moment. Nothing is deleted."""
+    from ops.backup.restore.objects import Wish
+    from ops.backup.restore.objects import restore as work
+
+    wish = Wish(key, prefix, _moment(at), wanted)
+    result = work(_config(), wish, force=force, progress=Progress("objects"))
+    print(
+        f"{len(result.written):,} objects ({result.size:,} bytes) are back as of {result.moment:%Y-%m-%d %H:%M:%S} UTC,"
+        f" compared by digest; {result.same:,} were there already."
+    )
+
+
+@restore.command(name="pair")
+def restore_pair(wanted: From = None, at: At = None, force: Force = False) -> None:
+    """Restore a dump and the objects that its rows name, and check that none is missing."""
+    from ops.backup.restore import pair as pairs
+
+    result = pairs.restore(_config(), _moment(at), wanted, force=force, progress=Progress("objects"))
+    found = result.pair
+    print(f"{result.database.database} is dump {found.dump.id}, as of {found.moment:%Y-%m-%d %H:%M:%S} UTC.")
+    print(f"{len(result.objects.written):,} objects came from mirror {found.mirror.id}; {result.objects.same:,} were there.")
+    print(f"{result.named.named:,} rows name objects, and all of these are there.")
+    if result.database.kept:
+        print(f"the former database is kept as {result.database.kept}")
+
+
+@restore.command(name="logs")
+def restore_logs(month: str, target: Annotated[Path, typer.Argument(help="A folder for the files.")]) -> None:
+    """Write the archive of a month (2026-10) into a folder."""
+    from ops.backup import logs as archive
+
+    for file in archive.restore(_config(), month, target):
+        print(file)
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BackupError(f"{text!r} is no time", "write it as 2026-11-21T14:59:30") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 @restore.command(name="dump")
@@ -127,6 +301,9 @@ def main() -> None:
     """Run a command; what goes wrong is one message, not a traceback."""
     try:
         cli()
+    except Busy as error:
+        log.info("backup_elsewhere", reason=str(error))
+        raise SystemExit(BUSY_CODE) from error
     except (BackupError, SettingsError) as error:
         typer.echo(f"backup: {error}", err=True)
         raise SystemExit(1) from error

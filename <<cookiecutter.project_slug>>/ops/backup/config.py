@@ -22,6 +22,15 @@ class Keep:
 
 
 @dataclass(frozen=True)
+class LogSources:
+    """Where logs lie beside the audit trail; each may be missing."""
+
+    folder: Path | None = None
+    loki: str = ""
+    query: str = ""
+
+
+@dataclass(frozen=True)
 class Config:
     """The database, the store, and how long backups are kept.
 
@@ -31,6 +40,10 @@ class Config:
         keys: encrypt what is stored, the first one; all of them decrypt. None: it is stored as it is.
         encrypts: whether what is not encrypted is refused as well, where there are keys.
         may_delete: let what is too old go; otherwise that is the bucket's own lifecycle's work.
+        files: the application's own bucket.
+        broker: address of the broker.
+        objects_days: how long deleted and overwritten objects can be brought back.
+        logs: what the monthly archive takes in beside the audit trail.
         may_make_bucket: make a missing bucket. Elsewhere than in development it is the operator's, with its own rules.
     """
 
@@ -45,6 +58,10 @@ class Config:
     pg_bin: Path | None = None
     metrics_file: Path | None = None
     may_make_bucket: bool = False
+    files: Storage = field(default_factory=Storage)
+    broker: str = ""
+    objects_days: int = 35
+    logs: LogSources = field(default_factory=LogSources)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Config":
@@ -69,16 +86,27 @@ class Config:
             admin_dsn=backup.admin_url.get_secret_value() or settings.database.dsn(),
             store=store,
             prefix=backup.s3_prefix,
-            keep={"dump": Keep(backup.keep_days, backup.keep_last)},
+            keep={
+                "dump": Keep(backup.keep_days, backup.keep_last),
+                "redis": Keep(backup.redis_keep_days, backup.keep_last),
+                # The newest alone reaches back BACKUP_OBJECTS_DAYS; the others are there in case it is damaged.
+                "objects": Keep(OBJECT_LISTS_DAYS, backup.keep_last),
+                "logs": Keep(backup.logs_keep_days, backup.keep_last),
+            },
             keys=backup.keys_by_id(),
             encrypts=backup.encryption,
             may_delete=backup.delete,
             pg_bin=backup.pg_bin,
             metrics_file=backup.metrics_file,
             may_make_bucket=settings.environment == "development",
+            files=settings.storage.model_copy(update={"timeout_seconds": 60}),
+            broker=settings.broker.address(),
+            objects_days=backup.objects_days,
+            logs=LogSources(backup.logs_dir, backup.loki_url, backup.loki_query),
         )
 
 
+OBJECT_LISTS_DAYS = 3
 NO_KEYS = (
     "BACKUP_KEYS: missing; make one: python -m app.cli encryption new-key, and keep a copy where the backups are not;"
     " BACKUP_ENCRYPTION=off stores them readable"

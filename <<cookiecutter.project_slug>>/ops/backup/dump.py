@@ -14,7 +14,7 @@ from ops.backup import retention
 from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.contents import Dumped
-from ops.backup.errors import BackupError
+from ops.backup.errors import BackupError, Busy
 from ops.backup.manifest import Manifest, Part
 from ops.backup.postgres import Address, Connection, Tools, connected, contents, outside
 from ops.backup.retention import LetGo
@@ -39,6 +39,7 @@ def run(config: Config) -> Outcome:
     """Dump, check, send, read back, and only then say that it exists; then let go what is too old.
 
     Raises:
+        Busy: another run is under way.
         BackupError: there is no new backup; the old ones are untouched.
     """
     store = Store(config)
@@ -74,7 +75,7 @@ async def _dump(config: Config, store: Store, file: Path) -> Manifest:
     address = Address(config.dsn)
     async with connected(address) as connection:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", ADVISORY_LOCK):
-            raise BackupError("another backup of this database is running", "wait for it")
+            raise Busy("another backup of this database is running", "wait for it")
         tools = Tools(config.pg_bin, connection.get_server_version().major)
         dumped = await _dump_snapshot(tools, address, connection, file)
         await asyncio.to_thread(tools.check, file)

@@ -18,3 +18,11 @@ class NoKey(Damaged):
 
 class Refused(BackupError):
     """The restore would touch something live, and nobody said that it may. Nothing was changed."""
+
+
+class Busy(BackupError):
+    """Another run of the same kind is under way. Nothing was changed."""
+
+
+# Not a failure: sysexits' EX_TEMPFAIL, by which a scheduler knows it.
+BUSY_CODE = 75

@@ -220,13 +220,21 @@ class Store:
             NoKey: its key is not among ours.
             Damaged: that is no manifest of ours.
         """
-        text = b"".join(self._raw(name))
-        if encryption.is_encrypted(text):
-            return Manifest.from_json(b"".join(encryption.decrypt([text], self._config.keys, name)), name)
-        manifest = Manifest.from_json(text, name)
+        return Manifest.from_json(self.plain(name), name)
+
+    def plain(self, name: str) -> bytes:
+        """Something small that no manifest names: a manifest itself, or notes.
+
+        Raises:
+            NoKey: its key is not among ours.
+            Damaged: it is missing, or was changed.
+        """
+        stored = b"".join(self._raw(name))
+        if encryption.is_encrypted(stored):
+            return b"".join(encryption.decrypt([stored], self._config.keys, name))
         if self.encrypts:
             raise _not_encrypted(name)
-        return manifest
+        return stored
 
     # Uploads that never ended
 

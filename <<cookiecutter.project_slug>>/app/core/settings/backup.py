@@ -40,6 +40,33 @@ class Backup(BaseModel):
     keep_last: int = Field(
         default=3, ge=1, description="…but never the newest so many good ones, whatever the clock says."
     )
+    redis_keep_days: int = Field(default=7, ge=1, description="Snapshots of the broker older than this go.")
+    objects_days: int = Field(
+        default=35,
+        ge=1,
+        description="How long an object that was deleted or overwritten can be brought back. More than BACKUP_KEEP_DAYS, so that each dump finds the objects that it names.",
+    )
+    logs_keep_days: int = Field(default=400, ge=1, description="Archives of logs older than this go.")
+    logs_dir: Path | None = Field(
+        default=None, description="Folder of log files that the monthly archive takes in as well. Empty: none."
+    )
+    loki_url: Address = Field(
+        default="", description="Address of Loki, whose lines the monthly archive takes in as well. Empty: none."
+    )
+    loki_query: str = Field(default='{service=~".+"}', description="Which lines of Loki.")
+    dump_at: str = Field(
+        default="0 3 * * *", description="When PostgreSQL is dumped, in UTC, as in a crontab. Empty: never, also below."
+    )
+    base_at: str = Field(default="0 2 * * *", description="When a physical backup of PostgreSQL is made.")
+    redis_at: str = Field(default="5 * * * *", description="When a snapshot of the broker is taken.")
+    objects_at: str = Field(
+        default="20 * * * *", description="When new objects are mirrored; they are after each dump as well."
+    )
+    logs_at: str = Field(default="0 4 1 * *", description="When the logs of the months before are archived.")
+    prove_at: str = Field(default="0 5 * * 0", description="When the newest backups are restored to scratch places and compared.")
+    retry_minutes: float = Field(default=15, gt=0, description="How soon a backup that failed is tried again.")
+    longest_hours: float = Field(default=12, gt=0, description="A run that takes longer is ended.")
+    drain_seconds: float = Field(default=60, ge=0, description="How long the end of the scheduler waits for a run under way.")
     admin_url: SecretStr = Field(
         default=NO_SECRET,
         description="Address of a role that may create and rename databases; only a restore needs it. Empty: the application's own role is tried.",

@@ -58,15 +58,34 @@ def restore(config: Config, wanted: str | None = None, *, force: bool = False) -
         return asyncio.run(_restore(config, store, manifest, Path(folder), force))
 
 
+def refuse_live(config: Config, *, force: bool) -> None:
+    """Raise where `restore` would refuse, before anything that belongs to it is begun.
+
+    Raises:
+        Refused: a live database stands there and `force` was not said.
+    """
+
+    async def ask() -> None:
+        admin = Address(config.admin_dsn).of(MAINTENANCE)
+        async with connected(admin) as connection:
+            await _refuse_live(connection, admin, Address(config.dsn).database, force)
+
+    asyncio.run(ask())
+
+
+async def _refuse_live(connection: Connection, admin: Address, database: str, force: bool) -> None:
+    if not force and await _has_tables(connection, admin, database):
+        raise Refused(
+            f"database {database} is live: it has tables",
+            "say FORCE=1 (--force) to replace it; it is kept under another name",
+        )
+
+
 async def _restore(config: Config, store: Store, manifest: Manifest, folder: Path, force: bool) -> Restored:
     live, dumped = Address(config.dsn), Dumped.of(manifest)
     admin = Address(config.admin_dsn).of(MAINTENANCE)
     async with connected(admin) as connection:
-        if await _has_tables(connection, admin, live.database) and not force:
-            raise Refused(
-                f"database {live.database} is live: it has tables",
-                "say FORCE=1 (--force) to replace it; it is kept under another name",
-            )
+        await _refuse_live(connection, admin, live.database, force)
         tools = Tools(config.pg_bin, connection.get_server_version().major)
         dump = folder / "database.dump"
         # Before anything is changed: is it what was written, all of it?

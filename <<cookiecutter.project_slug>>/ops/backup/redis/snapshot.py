@@ -1,0 +1,94 @@
+"""Make a snapshot: fetch, check, send, read back, and only then say that it exists."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from ops.backup import retention
+from ops.backup.choose import choose
+from ops.backup.config import Config
+from ops.backup.dump import Outcome
+from ops.backup.errors import BackupError, Damaged
+from ops.backup.lock import only_one
+from ops.backup.manifest import Manifest
+from ops.backup.redis import rdb
+from ops.backup.redis.replication import Target, fetch
+from ops.backup.store import Store
+
+log = structlog.get_logger(__name__)
+
+KIND: Final = "redis"
+
+
+def run(config: Config) -> Outcome:
+    """Take a snapshot of the broker, then let go what is too old.
+
+    Raises:
+        Busy: another run is under way.
+        BackupError: there is no new backup; the old ones are untouched.
+    """
+    store = Store(config)
+    store.open()
+    with only_one(config, KIND), tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        manifest = take(config, store, Path(folder))
+        try:
+            return Outcome(manifest, retention.let_go(config, store, KIND))
+        except BackupError as error:
+            # The backup is made all the same, and the next run tries again to let the old ones go.
+            log.error("backup_retention_failed", kind=KIND, reason=str(error))
+            return Outcome(manifest, None)
+
+
+def take(config: Config, store: Store, folder: Path) -> Manifest:
+    """One snapshot. Whoever calls holds the lock."""
+    began = time.monotonic()
+    file = folder / "dump.rdb"
+    fetch(Target.of(config.broker), file)
+    found = checked(file)
+    sequence, id_ = store.next_id(KIND)
+    part = store.write_file(f"{KIND}/{id_}.rdb", file)
+    store.check(part)
+    seconds = round(time.monotonic() - began, 3)
+    manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (part,), seconds, asdict(found))
+    store.commit(manifest)
+    return manifest
+
+
+def verify(config: Config, wanted: str | None = None) -> Manifest:
+    """Fetch a snapshot and read all of it, with the checksum that Redis itself wrote.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    store = Store(config)
+    store.open()
+    manifest = choose(store, KIND, wanted)
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        file = Path(folder) / "dump.rdb"
+        store.fetch(manifest.only, file)
+        rdb.check(file)
+        checked(file)
+    return manifest
+
+
+def checked(file: Path) -> rdb.Facts:
+    """Look at a snapshot, with Redis' own program where that is at hand.
+
+    Raises:
+        Damaged: it is not whole.
+    """
+    found = rdb.facts(file)
+    if program := shutil.which("redis-check-rdb") or shutil.which("valkey-check-rdb"):
+        result = subprocess.run([program, str(file)], capture_output=True, text=True, errors="replace", check=False)
+        # An older program does not know what a newer server writes, which is no fault of the snapshot.
+        if result.returncode and "Can't handle RDB format version" not in result.stdout:
+            last = (result.stdout.strip().splitlines() or ["no reason given"])[-1]
+            raise Damaged(f"{Path(program).name} refuses the snapshot: {last}")
+    return found
