@@ -100,7 +100,9 @@ def pair() -> None:
 
 
 @cli.command()
-def logs(month: Annotated[str | None, typer.Option(help="This one, as 2026-10; else all that are missing.")] = None) -> None:
+def logs(
+    month: Annotated[str | None, typer.Option(help="This one, as 2026-10; else all that are missing.")] = None,
+) -> None:
     """Archive the months that are over: the audit trail, and what BACKUP_LOKI_URL and BACKUP_LOGS_DIR name."""
     from ops.backup import logs as archive
 
@@ -109,7 +111,11 @@ def logs(month: Annotated[str | None, typer.Option(help="This one, as 2026-10; e
 
 
 @cli.command()
-def schedule() -> None:
+def schedule(
+    watch: Annotated[
+        bool, typer.Option(help="Run nothing: something else does, and this only has the metrics.")
+    ] = False,
+) -> None:
     """Run all of these by the timetable (BACKUP_…_AT), until SIGTERM; metrics are on METRICS_BACKUP_PORT."""
     from ops.backup.schedule import Limits, Scheduler, serve
     from ops.backup.timetable import jobs
@@ -121,7 +127,8 @@ def schedule() -> None:
         longest=timedelta(hours=backup.longest_hours),
         drain=timedelta(seconds=backup.drain_seconds),
     )
-    serve(Scheduler(config, jobs(backup), limits), settings.metrics.backup_host, settings.metrics.backup_port)
+    scheduler = Scheduler(config, jobs(backup), limits, watch=watch)
+    serve(scheduler, settings.metrics.backup_host, settings.metrics.backup_port)
 
 
 def _report(kind: Kind, work: Callable[[], Sequence[Outcome]]) -> None:
@@ -207,7 +214,9 @@ def history(key: str) -> None:
 def restore_redis(
     wanted: From = None,
     force: Force = False,
-    address: Annotated[str, typer.Option(help="Where the broker can reach this machine, if not by the address we use.")] = "",
+    address: Annotated[
+        str, typer.Option(help="Where the broker can reach this machine, if not by the address we use.")
+    ] = "",
 ) -> None:
     """Put a snapshot in the place of what the broker holds, in memory and in its append-only file."""
     from ops.backup.restore import redis as restoring_redis
@@ -247,7 +256,9 @@ def restore_pair(wanted: From = None, at: At = None, force: Force = False) -> No
     result = pairs.restore(_config(), _moment(at), wanted, force=force, progress=Progress("objects"))
     found = result.pair
     print(f"{result.database.database} is dump {found.dump.id}, as of {found.moment:%Y-%m-%d %H:%M:%S} UTC.")
-    print(f"{len(result.objects.written):,} objects came from mirror {found.mirror.id}; {result.objects.same:,} were there.")
+    print(
+        f"{len(result.objects.written):,} objects came from mirror {found.mirror.id}; {result.objects.same:,} were there."
+    )
     print(f"{result.named.named:,} rows name objects, and all of these are there.")
     if result.database.kept:
         print(f"the former database is kept as {result.database.kept}")

@@ -229,7 +229,9 @@ def _loki(config: Config, month: Month, file: Path) -> int | None:
                 out.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
                 count += 1
     except (httpx.HTTPError, KeyError, ValueError) as error:
-        raise BackupError(f"Loki at {config.logs.loki} gave no whole month: {error!r}", "check BACKUP_LOKI_…") from error
+        raise BackupError(
+            f"Loki at {config.logs.loki} gave no whole month: {error!r}", "check BACKUP_LOKI_…"
+        ) from error
     return count
 
 
@@ -274,7 +276,9 @@ def _files(config: Config, month: Month, file: Path) -> int | None:
             for path in chosen:
                 archive.add(path, str(path.relative_to(root)))
     except OSError as error:
-        raise BackupError(f"a log file could not be read: {error}", "let the backup's user read BACKUP_LOGS_DIR") from error
+        raise BackupError(
+            f"a log file could not be read: {error}", "let the backup's user read BACKUP_LOGS_DIR"
+        ) from error
     return len(chosen)
 
 

@@ -86,7 +86,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             server_version, sys_version = "backup", ""
 
-            def do_GET(self) -> None:  # noqa: N802  # the name is the library's
+            def do_GET(self) -> None:  # the name is the library's
                 if self.path == "/metrics":
                     self._answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", generate_latest(registry))
                 elif self.path == "/health":

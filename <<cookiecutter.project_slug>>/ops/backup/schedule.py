@@ -80,6 +80,8 @@ class Scheduler:
         limits: Limits,
         command: Sequence[str] = (sys.executable, "-m", "ops.backup"),
         env: Mapping[str, str] | None = None,
+        *,
+        watch: bool = False,
     ) -> None:
         """Plan it.
 
@@ -89,10 +91,12 @@ class Scheduler:
             limits: of the runs.
             command: a job's name is added to it.
             env: of the runs; this process's own without it.
+            watch: run nothing, only say how it stands: where something else has the timetable.
         """
         self.figures = Figures()
         self.heartbeat = Heartbeat(STUCK_SECONDS)
         self._jobs = jobs
+        self._watch = watch
         self._limits = limits
         self._command = list(command)
         self._env = env
@@ -128,7 +132,7 @@ class Scheduler:
         for job in self._jobs:
             if job.name in self._running or (job.heavy and heavy) or self._is_elsewhere(job.name):
                 continue
-            if self._knows and job.due(now, made, self._failed.get(job.name), self._limits.retry):
+            if self._knows and not self._watch and job.due(now, made, self._failed.get(job.name), self._limits.retry):
                 self._start(job)
                 heavy = heavy or job.heavy
         self.heartbeat.beat()
@@ -177,7 +181,9 @@ class Scheduler:
             log.info("backup_job_elsewhere", job=name)
         else:
             self._failed[name] = now
-            log.error("backup_job_failed", job=name, code=code, seconds=round(seconds, 3), retry_after=str(self._limits.retry))
+            log.error(
+                "backup_job_failed", job=name, code=code, seconds=round(seconds, 3), retry_after=str(self._limits.retry)
+            )
 
     def _look(self, now: datetime) -> None:
         self._looked = time.monotonic()
@@ -187,10 +193,11 @@ class Scheduler:
             log.error("backup_store_away", reason=str(error))
         known = self._state.kinds
         self.figures.by_kind = {
-            job.name: figures(job.name, found, job.name in self._failed, job.interval(now).total_seconds())
+            job.name: figures(
+                job.name, known.get(job.name, Known()), job.name in self._failed, job.interval(now).total_seconds()
+            )
             for job in self._jobs
-            if (found := known.get(job.name, Known()))  # type: ignore[call-overload]  # `prove` is no kind
-            and job.name != "prove"
+            if job.name != "prove"
         }
         self._look_at_proof(now)
 

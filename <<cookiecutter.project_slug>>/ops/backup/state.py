@@ -57,7 +57,7 @@ class State:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._store = _Remembering(config)
-        self.kinds: dict[Kind, Known] = {}
+        self.kinds: dict[str, Known] = {}
 
     def refresh(self) -> None:
         """Look.

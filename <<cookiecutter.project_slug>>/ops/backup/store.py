@@ -254,7 +254,12 @@ class Store:
             for upload in old:
                 self._s3.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") in ("NotImplemented", "MethodNotAllowed", "501"):
+            if error.response.get("Error", {}).get("Code") in (
+                "NotImplemented",
+                "MethodNotAllowed",
+                "501",
+                "NoSuchUpload",
+            ):
                 return []  # small stores do not list them
             raise self._failed("look for unfinished uploads", error) from error
         except (BotoCoreError, KeyError) as error:

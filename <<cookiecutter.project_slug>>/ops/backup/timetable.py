@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from cronsim import CronSim, CronSimError
 
@@ -43,11 +44,9 @@ class Job:
         """The longest wait between two of its times around now: over a weekend, say, or a month."""
         forward = CronSim(self.times, self.latest(now) - timedelta(seconds=1))
         times = [next(forward) for _ in range(8)]
-        return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        return max(later - earlier for earlier, later in pairwise(times))
 
-    def due(
-        self, now: datetime, made: Mapping[str, datetime], failed: datetime | None, retry: timedelta
-    ) -> bool:
+    def due(self, now: datetime, made: Mapping[str, datetime], failed: datetime | None, retry: timedelta) -> bool:
         """Whether to run it now.
 
         Whoever ran it, and whenever: a time that passed while nothing was up is made up for, once.

@@ -63,10 +63,14 @@ class Backup(BaseModel):
         default="20 * * * *", description="When new objects are mirrored; they are after each dump as well."
     )
     logs_at: str = Field(default="0 4 1 * *", description="When the logs of the months before are archived.")
-    prove_at: str = Field(default="0 5 * * 0", description="When the newest backups are restored to scratch places and compared.")
+    prove_at: str = Field(
+        default="0 5 * * 0", description="When the newest backups are restored to scratch places and compared."
+    )
     retry_minutes: float = Field(default=15, gt=0, description="How soon a backup that failed is tried again.")
     longest_hours: float = Field(default=12, gt=0, description="A run that takes longer is ended.")
-    drain_seconds: float = Field(default=60, ge=0, description="How long the end of the scheduler waits for a run under way.")
+    drain_seconds: float = Field(
+        default=60, ge=0, description="How long the end of the scheduler waits for a run under way."
+    )
     admin_url: SecretStr = Field(
         default=NO_SECRET,
         description="Address of a role that may create and rename databases; only a restore needs it. Empty: the application's own role is tried.",

@@ -7,6 +7,7 @@ back to any of them. What was deleted has an end in it, and its bytes stay until
 import gzip
 import hashlib
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -110,7 +111,8 @@ def continued(before: Journal, listing: Iterable[Listed], now: datetime, keep: t
     lives: dict[_Same, Life] = {}
     for key, sightings in by_key.items():
         # A store lists the newest first; of two within one of its ticks that order and its own word are all that tells.
-        oldest_first = sorted(reversed(sightings), key=lambda found: (found.modified, found.latest))
+        oldest_first = sightings[::-1]
+        oldest_first.sort(key=lambda found: (found.modified, found.latest))
         ends: list[datetime | None] = [*(found.modified for found in oldest_first[1:]), None]
         for found, end in zip(oldest_first, ends, strict=True):
             if not found.deletion:
@@ -170,6 +172,8 @@ def read(file: Path) -> list[Life]:
     """
     lives: list[Life] = []
     try:
+        if not file.stat().st_size:
+            raise EOFError("it is empty")
         with gzip.open(file) as packed:
             for line in packed:
                 fields = json.loads(line)
@@ -178,6 +182,6 @@ def read(file: Path) -> list[Life]:
                 fields["until"] = datetime.fromisoformat(until) if until else None
                 fields["stored"] = Part(**fields["stored"]) if fields["stored"] else None
                 lives.append(Life(**fields))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{file.name} cannot be read as a journal of objects: {error}") from error
     return lives

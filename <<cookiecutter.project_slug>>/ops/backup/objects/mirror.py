@@ -19,7 +19,7 @@ from ops.backup.config import Config
 from ops.backup.dump import Outcome
 from ops.backup.errors import BackupError, Damaged
 from ops.backup.lock import only_one
-from ops.backup.manifest import Manifest, Part
+from ops.backup.manifest import Manifest
 from ops.backup.objects import journal
 from ops.backup.objects.journal import MIRROR, Life
 from ops.backup.objects.live import Live, Vanished
@@ -191,7 +191,11 @@ def _keep(config: Config, former: Backup | None, now: datetime) -> timedelta:
     """How long ended lives stay: for this run all of them, where a clock seems to have jumped."""
     keep = timedelta(days=max(config.objects_days, config.keep[KIND].days))
     if former and not timedelta() <= now - former.manifest.created_at <= keep:
-        log.warning("backup_retention_held", kind=KIND, reason="the run before is too far away: a clock jumped, or none was made")
+        log.warning(
+            "backup_retention_held",
+            kind=KIND,
+            reason="the run before is too far away: a clock jumped, or none was made",
+        )
         return FOR_EVER
     return keep
 
@@ -222,7 +226,10 @@ def _copied(store: Store, live: Live, new: Sequence[Life], folder: Path, progres
     if faults:
         _note(store, done, folder)
         shown = "\n  ".join(faults[:5])
-        raise BackupError(f"{len(faults)} of {len(new)} objects could not be mirrored:\n  {shown}", "run it again: it goes on from here")
+        raise BackupError(
+            f"{len(faults)} of {len(new)} objects could not be mirrored:\n  {shown}",
+            "run it again: it goes on from here",
+        )
     return done
 
 
@@ -232,9 +239,7 @@ def _copy(store: Store, live: Live, life: Life, file: Path) -> Life | None:
     except Vanished:
         return None
     part = store.write_file(life.name, file)
-    return replace(
-        life, sha256=came.sha256, content_type=came.content_type, metadata=came.metadata, stored=part
-    )
+    return replace(life, sha256=came.sha256, content_type=came.content_type, metadata=came.metadata, stored=part)
 
 
 def at_once(
@@ -302,11 +307,7 @@ def sweep(store: Store, folder: Path) -> list[str]:
     if len(backups) < 2 or backups[-1].manifest.created_at.date() == backups[-2].manifest.created_at.date():
         return []
     # Lives end before they leave the journal, and that later than any journal is kept: these two name all that those between do.
-    needed = {
-        life.name
-        for backup in (backups[0], backups[-1])
-        for life in journal_of(store, backup.manifest, folder)
-    }
+    needed = {life.name for backup in (backups[0], backups[-1]) for life in journal_of(store, backup.manifest, folder)}
     mirrored = store.listing(MIRROR)
     now = backups[-1].stored_at
     old = [stored.name for stored in mirrored if stored.name not in needed and now - stored.modified > YOUNG]

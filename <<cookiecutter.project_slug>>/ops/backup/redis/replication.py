@@ -41,7 +41,7 @@ class Target:
     @classmethod
     def of(cls, url: str) -> Self:
         """Out of an address as redis-py reads it."""
-        parts: Mapping[str, Any] = parse_url(url)
+        parts: Mapping[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         return cls(
             parts.get("host") or "localhost",
             parts.get("port") or 6379,

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -33,7 +32,7 @@ class Server:
     def keys(self) -> int:
         """How many keys all its databases hold."""
         with self._asking("count its keys"):
-            spaces = cast("dict[str, Any]", self._redis.info("keyspace"))
+            spaces = self._redis.info("keyspace")
             return sum(int(space["keys"]) for space in spaces.values())
 
     def load(self, snapshot: Path, own_address: str = "", progress: Callable[[int], None] = lambda _sent: None) -> None:
@@ -52,17 +51,19 @@ class Server:
         ours = own_address or self._our_address()
         deadline = time.monotonic() + REACH_SECONDS + snapshot.stat().st_size / 10e6 * SECONDS_PER_10_MB
         with self._asking("become a replica for the time of the restore"):
-            before = str(cast("dict[str, Any]", self._redis.config_get("masterauth")).get("masterauth", ""))
+            before = str(self._redis.config_get("masterauth").get("masterauth", ""))
             with Primary(snapshot, ours, progress) as primary:
                 self._redis.config_set("masterauth", primary.password)
                 try:
-                    self._redis.execute_command("REPLICAOF", ours, str(primary.port))
+                    self._redis.replicaof(ours, primary.port)
                     self._until(self._in_step, deadline, lambda: _why_not(primary, ours))
                 finally:
                     # Whatever happened: a replica of nobody would refuse every write.
-                    self._redis.execute_command("REPLICAOF", "NO", "ONE")
+                    self._redis.replicaof("NO", "ONE")
                     self._redis.config_set("masterauth", before)
-        self._until(self._on_disk, deadline, lambda: "its keys are back, but its append-only file is not written: its log")
+        self._until(
+            self._on_disk, deadline, lambda: "its keys are back, but its append-only file is not written: its log"
+        )
 
     def _our_address(self) -> str:
         try:
@@ -73,11 +74,11 @@ class Server:
             raise BackupError(f"could not connect to Redis at {self.place}: {error}", "check BROKER_…") from error
 
     def _in_step(self) -> bool:
-        found = cast("dict[str, Any]", self._redis.info("replication"))
+        found = self._redis.info("replication")
         return found.get("master_link_status") == "up" and not found.get("master_sync_in_progress")
 
     def _on_disk(self) -> bool:
-        found = cast("dict[str, Any]", self._redis.info("persistence"))
+        found = self._redis.info("persistence")
         if not found["aof_enabled"]:
             return not found["loading"]
         busy = found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"] or found["loading"]

@@ -108,13 +108,16 @@ def put_back(
     """Put chosen lives back where they are not; raises as `restore` does."""
     live = Live(config.files)
     now = live.current()
-    todo = [life for key, life in chosen.items() if key not in now or not _equal(live, life, now[key].etag, now[key].size)]
+    todo = [
+        life for key, life in chosen.items() if key not in now or not _equal(live, life, now[key].etag, now[key].size)
+    ]
     differ = [life.key for life in todo if life.key in now]
     if differ and not force:
         shown = ", ".join(differ[:3])
         raise Refused(
             f"{len(differ)} of {len(chosen)} objects are there with other bytes: {shown}",
-            "say --force to overwrite them" + ("; the bucket keeps them as older versions" if live.keeps_versions() else ""),
+            "say --force to overwrite them"
+            + ("; the bucket keeps them as older versions" if live.keeps_versions() else ""),
         )
 
     def work(life: Life, file: Path) -> Life:

@@ -113,7 +113,14 @@ def restore(
         lives = journal_of(store, pair.mirror, Path(folder))
         dump.refuse_live(config, force=force)
         written = objects.put_back(
-            config, store, pair.mirror, pair.moment, belonging(pair, lives), Path(folder), force=force, progress=progress
+            config,
+            store,
+            pair.mirror,
+            pair.moment,
+            belonging(pair, lives),
+            Path(folder),
+            force=force,
+            progress=progress,
         )
     database = dump.restore(config, pair.dump.id, force=force)
     named = check(config)
