@@ -95,6 +95,8 @@ def objects() -> None:
 @cli.command()
 def pair() -> None:
     """Dump the database and then mirror the objects: no row of the dump is without its object."""
+    # Before it as well: what is deleted in the meantime is lost to a bucket that keeps no versions.
+    objects()
     dump()
     objects()
 

@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 TICK_SECONDS = 1.0
 # How often the store is asked what others made meanwhile.
 LOOK_SECONDS = 60.0
+# And how soon to ask again for a lock that somebody else has.
+ELSEWHERE_SECONDS = 60.0
 # A look may wait for the store through all its attempts.
 STUCK_SECONDS = 600.0
 KILL_SECONDS = 10.0
@@ -139,7 +141,7 @@ class Scheduler:
 
     def _is_elsewhere(self, name: str) -> bool:
         """Whether somebody else was at it a moment ago."""
-        return time.monotonic() - self._elsewhere.get(name, -LOOK_SECONDS) < LOOK_SECONDS
+        return time.monotonic() - self._elsewhere.get(name, -ELSEWHERE_SECONDS) < ELSEWHERE_SECONDS
 
     @property
     def _knows(self) -> bool:

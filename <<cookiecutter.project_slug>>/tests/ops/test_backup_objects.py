@@ -120,14 +120,14 @@ def keeping(plain: Storage, versioned: Storage, tmp_path: Path) -> Bucket:
 def test_only_what_is_new_is_copied_and_all_of_it_comes_back(bucket: Bucket) -> None:
     """Bytes, kind and metadata; what is in the mirror can be read by nobody else."""
     for number in range(20):
-        bucket.put(f"documents/{number}", f"text {number} ".encode() * 1000)
-    bucket.put("documents/odd ünï+%20", b"\0\xff", ContentType="application/pdf", Metadata={"from": "elsewhere"})
-    bucket.put("documents/empty", b"")
+        bucket.put(f"files/{number}", f"text {number} ".encode() * 1000)
+    bucket.put("files/odd ünï+%20", b"\0\xff", ContentType="application/pdf", Metadata={"from": "elsewhere"})
+    bucket.put("files/empty", b"")
     bucket.put("quarantine/x", b"nobody's loss")
     first = run(bucket.config).manifest
     assert (first.details["copied"], first.details["objects"]) == (22, 22)
     before = {key: data for key, data in bucket.look().items() if not key.startswith("quarantine/")}
-    bucket.put("documents/new", b"new")
+    bucket.put("files/new", b"new")
     second = run(bucket.config).manifest
     assert second.details["copied"] == 1
     raw = bucket.s3.get_object(Bucket="backup", Key=f"{bucket.config.prefix}{bucket.mirrored()[0]}")["Body"].read()
@@ -136,8 +136,8 @@ def test_only_what_is_new_is_copied_and_all_of_it_comes_back(bucket: Bucket) -> 
         bucket.delete(key)
     result = restore(bucket.config, Wish())
     assert len(result.written) == 23
-    assert bucket.look() == before | {"documents/new": b"new"}
-    head = bucket.s3.head_object(Bucket=bucket.name, Key="documents/odd ünï+%20")
+    assert bucket.look() == before | {"files/new": b"new"}
+    head = bucket.s3.head_object(Bucket=bucket.name, Key="files/odd ünï+%20")
     assert head["ContentType"] == "application/pdf"
     assert restore(bucket.config, Wish()).same == 23
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import yaml
 
+from ops.backup.metrics import DRILL, GAUGES
 from ops.check.__main__ import main
 from tests.ops.monitors import program
 from tests.ops.promql import DASHBOARDS, ROOT, TESTS, Rule, alerts, asked_for, metrics_of, panels
@@ -109,6 +110,13 @@ async def test_rules_and_dashboards_name_metrics_that_exist(client: httpx.AsyncC
     ours = {name: places for name, places in asked_for().items() if not FOREIGN.fullmatch(name)}
     assert ours
     assert {name: places for name, places in ours.items() if name not in exported} == {}
+
+
+def test_alarms_of_backups_name_figures_that_their_scheduler_has() -> None:
+    """It is no part of the application, so the test above does not ask it."""
+    asked = {name for name in asked_for() if name.startswith("backup_")}
+    assert asked
+    assert asked <= {*GAUGES, *DRILL, "backup_wal_lag_seconds"}
 
 
 def test_dashboards_are_what_grafana_reads() -> None:

@@ -6,10 +6,12 @@ stored before it, and what was deleted since is still in the mirror. So any dump
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from app.core.storage import NamedObjects
 from ops.backup import references
 from ops.backup.choose import LOOK
 from ops.backup.config import Config
@@ -90,6 +92,7 @@ def restore(
     wanted: str | None = None,
     *,
     force: bool = False,
+    names: Sequence[NamedObjects] | None = None,
     progress: Progress | None = None,
 ) -> Restored:
     """Put both back: the objects first, so that no row is ever live without its object.
@@ -99,6 +102,7 @@ def restore(
         at: the state of that moment, as near before it as there is a dump.
         wanted: id of the dump.
         force: also over a live database, which is kept aside, and over other bytes of an object.
+        names: which rows name objects; what the features declare, unless given.
         progress: is told how far the objects are.
 
     Raises:
@@ -123,7 +127,7 @@ def restore(
             progress=progress,
         )
     database = dump.restore(config, pair.dump.id, force=force)
-    named = check(config)
+    named = check(config, names)
     if named.lost:
         raise Damaged(
             f"{named.lost} of {named.named} rows name objects that are not there: {named.words()}",
@@ -132,12 +136,12 @@ def restore(
     return Restored(pair, written, database, named)
 
 
-def check(config: Config) -> Found:
+def check(config: Config, names: Sequence[NamedObjects] | None = None) -> Found:
     """Compare the live database with the live bucket."""
     there = Live(config.files).current()
 
     async def ask() -> Found:
         async with connected(Address(config.dsn)) as connection:
-            return await references.check(connection, there)
+            return await references.check(connection, there, names)
 
     return asyncio.run(ask())

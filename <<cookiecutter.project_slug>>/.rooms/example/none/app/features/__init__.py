@@ -1,7 +1,7 @@
 """The features of this service. This is the one list: router, tasks, models, settings and schedule follow from it.
 
-A feature is a folder here and may hold api, schemas, models, service, tasks, settings, metrics and cli. To delete one, delete its
-folders and its name below.
+A feature is a folder here and may hold api, schemas, models, service, tasks, settings, metrics, objects and cli. To delete one,
+delete its folders and its name below.
 """
 
 from importlib import import_module
