@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import os
 import secrets
 import shutil
@@ -44,10 +45,12 @@ def self_signed(certificate: x509.Certificate) -> bool:
     return certificate.issuer == certificate.subject
 
 
-def placeholder(hosts: Sequence[str]) -> Pair:
-    """A self-signed pair, with which nginx can serve until there is a real one."""
+def placeholder(hosts: Sequence[str], *, address: str = "") -> Pair:
+    """A self-signed pair, with which nginx can serve until there is a real one; good for an address as well."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hosts[0][:64])])
+    places: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
+    places += [x509.IPAddress(ipaddress.ip_address(address))] if address else []
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -57,7 +60,7 @@ def placeholder(hosts: Sequence[str]) -> Pair:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))  # clocks of clients differ
         .not_valid_after(now + datetime.timedelta(days=PLACEHOLDER_DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(places), critical=False)
         .sign(key, hashes.SHA256())
     )
     return Pair(

@@ -20,8 +20,8 @@ log = logging.getLogger("certificates")
 RENEW_SECONDS = 12 * 3600  # the authorities' own advice: twice a day; nearly always there is nothing to do
 # Let's Encrypt takes five failed proofs an hour for a name.
 RETRY_SECONDS = 3600
-PROBE_SECONDS = 30
-BOOT_SECONDS = 5  # between looks for nginx that has yet to start
+PROBE_SECONDS = 10
+BOOT_SECONDS = 2  # between looks for nginx that has yet to start
 
 
 class Numbers:

@@ -58,4 +58,4 @@ def test_nginx_leaves_a_quiet_socket_alone() -> None:
     assert block
     assert "proxy_read_timeout 24h;" in block[0]
     assert "proxy_send_timeout 24h;" in block[0]
-    assert "proxy_set_header Upgrade $http_upgrade;" in routes
+    assert "proxy_set_header Upgrade $upgrade;" in routes
