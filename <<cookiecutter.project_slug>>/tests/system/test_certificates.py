@@ -155,6 +155,11 @@ class Scene:
         return {name: float(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
 
 
+def vouched_for(certificate: x509.Certificate | None) -> bool:
+    """Whether it is there, and no placeholder."""
+    return certificate is not None and not pair.self_signed(certificate)
+
+
 @pytest.fixture
 def scene(tmp_path: Path) -> Iterator[Scene]:
     """Everything but the service; the authority has still to be started."""
@@ -209,7 +214,7 @@ def test_a_certificate_lives(scene: Scene) -> None:
     authority.start(scene.dns)
     service = subprocess.Popen([sys.executable, "-m", "ops.certificates", "watch"], cwd=ROOT, env=scene.environment)
     try:
-        real = eventually(scene.served, lambda shown: shown and not pair.self_signed(shown), "a real one", SECONDS)
+        real = eventually(scene.served, vouched_for, "a real one", SECONDS)
         assert real
         assert pair.names(real) == {HOST}
         trusting = ssl.create_default_context(cadata=authority.root())

@@ -75,10 +75,9 @@ def door(tmp_path_factory: pytest.TempPathFactory, upstream: Upstream) -> Iterat
 
 def protocols(door: Door, _: Upstream) -> None:
     """TLS 1.2 and 1.3, nothing older; HTTP/2 for who speaks it."""
-    old = {"lowest": ssl.TLSVersion.TLSv1, "ciphers": "ALL:@SECLEVEL=0"}
     for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
         with pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
-            door.connect(highest=version, **old)
+            door.connect(lowest=ssl.TLSVersion.TLSv1, highest=version, ciphers="ALL:@SECLEVEL=0")
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         with door.connect(lowest=version, highest=version, protocols=("h2", "http/1.1")) as connection:
             assert isinstance(connection, ssl.SSLSocket)
