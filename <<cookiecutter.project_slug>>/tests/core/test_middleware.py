@@ -98,7 +98,9 @@ async def test_two_requests_have_two_ids(web: httpx.AsyncClient) -> None:
 
 async def test_hsts_only_in_production(build: Build) -> None:
     """Development has no TLS that a browser could be told to insist on."""
-    production = build(ENVIRONMENT="production", AI_ALLOW_OFFLINE="true", HTTP_ALLOWED_HOSTS="localhost")
+    production = build(
+        ENVIRONMENT="production", AI_ALLOW_OFFLINE="true", HTTP_ALLOWED_HOSTS="localhost", BACKUP_ENCRYPTION="off"
+    )
     response = await production.get("/health")
     assert response.headers["strict-transport-security"] == "max-age=63072000; includeSubDomains"
     assert (await production.get("/docs")).status_code == 404
