@@ -49,7 +49,6 @@ COMPOSE: tuple[tuple[str, str, str], ...] = (
     ("RATE_LIMIT_SIGN_IN", "", "The same for signing in and registering. Empty: 10r/m."),
     ("RATE_LIMIT_SIGN_IN_BURST", "", "Empty: 5."),
     ("BACKUP_IMAGE", "", "Image of the backup service, by digest. Empty: built here."),
-    ("BACKUP_TIME", "", "Time of the daily backup, UTC. Empty: 03:00."),
     ("MONITOR_PASSWORD", GENERATED, "Password of the role `monitor`, which reads PostgreSQL's counters and no data."),
     ("ALERT_SLACK_URL", "", "Webhook of the Slack channel that alarms go to. Empty: none."),
     ("ALERT_EMAIL_TO", "", "Address that alarms go to, by the mail server of MESSAGES_SMTP_*. Empty: none."),

@@ -38,7 +38,6 @@ class Figures(Collector):
     def __init__(self) -> None:
         self.by_kind: SAMPLE = {}
         self.drill: Mapping[str, float] = {}
-        self.wal_lag: float | None = None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One scrape."""
@@ -51,10 +50,6 @@ class Figures(Collector):
         for name, text in DRILL.items():
             if name in self.drill:
                 yield GaugeMetricFamily(name, text, value=self.drill[name])
-        if self.wal_lag is not None:
-            yield GaugeMetricFamily(
-                "backup_wal_lag_seconds", "Age of what the write-ahead log in the store lacks.", value=self.wal_lag
-            )
 
 
 def figures(kind: str, known: Known, failed: bool, interval: float) -> dict[str, float]:

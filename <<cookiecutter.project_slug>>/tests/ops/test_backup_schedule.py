@@ -254,7 +254,6 @@ def test_metrics_and_health_are_served() -> None:
     told = Figures()
     told.by_kind = {"dump": figures("dump", Known(NOON, 10, 30, 1.5, 7, 1, "a clock jumped"), True, 86400)}
     told.drill = dict.fromkeys(DRILL, 1.0)
-    told.wal_lag = 12.5
     alive = [True, False]
     server = Server("127.0.0.1", 0, told, lambda: alive.pop(0))
     try:
@@ -275,7 +274,6 @@ def test_metrics_and_health_are_served() -> None:
         "backup_kept": 7.0,
         "backup_damaged": 1.0,
         "backup_retention_held": 1.0,
-        "backup_wal_lag_seconds": 12.5,
         **dict.fromkeys(DRILL, 1.0),
     }
 

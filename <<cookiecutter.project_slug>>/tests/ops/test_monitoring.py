@@ -116,7 +116,7 @@ def test_alarms_of_backups_name_figures_that_their_scheduler_has() -> None:
     """It is no part of the application, so the test above does not ask it."""
     asked = {name for name in asked_for() if name.startswith("backup_")}
     assert asked
-    assert asked <= {*GAUGES, *DRILL, "backup_wal_lag_seconds"}
+    assert asked <= {*GAUGES, *DRILL, "backup_wal_lag_seconds"}  # the last is of the service `wal`
 
 
 def test_dashboards_are_what_grafana_reads() -> None:
