@@ -5,6 +5,27 @@ import shutil
 
 # Option -> the answers that keep the rooms -> what goes with any other answer. A path is a file or a folder.
 ROOMS = {
+    "deploy": {
+        ("compose",): [
+            "ops/compose/prod.yaml",
+            "ops/deploy/compose",
+            "ops/scripts/announce.sh",
+            "ops/scripts/deploy.sh",
+            "ops/scripts/door.sh",
+            "ops/scripts/provision.sh",
+            "ops/scripts/release.sh",
+            "ops/scripts/rollback.sh",
+            "ops/scripts/ship.sh",
+            "tests/containers",
+        ],
+        ("kubernetes",): [
+            "docs/kubernetes.md",
+            "ops/check/rooms/kubernetes.py",
+            "ops/deploy/kubernetes",
+            "ops/redis/kustomization.yaml",
+            "tests/ops/test_kubernetes.py",
+        ],
+    },
     "example": {
         ("documents",): [
             "app/features/documents",
@@ -27,6 +48,8 @@ ROOMS = {
             "ops/alertmanager",
             "ops/check/rooms/monitoring.py",
             "ops/compose/rooms/monitoring.yaml",
+            "ops/deploy/kubernetes/components/monitoring",
+            "ops/deploy/kubernetes/generate.py",
             "ops/grafana",
             "ops/prometheus",
             "ops/scripts/silence.sh",

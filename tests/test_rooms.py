@@ -16,6 +16,8 @@ Combinations = list[tuple[dict[str, str], Path]]
 
 # A path that bears one of these words belongs to the rooms of these answers, wherever it lies.
 NAMES = {
+    ("deploy", ("compose",)): r"ops/scripts/(announce|deploy|door|provision|release|rollback|ship)|ops/deploy/compose|compose/prod",
+    ("deploy", ("kubernetes",)): r"kubernetes|kustom",
     ("example", ("documents",)): r"documents",
     ("object_storage", ("minio",)): r"minio",
     ("monitoring", ("prometheus",)): r"ops/.*(prometheus|alertmanager|grafana|monitoring)",
@@ -39,9 +41,16 @@ def test_every_listed_path_is_a_room(option: str, keeping: tuple[str, ...], room
 def test_a_room_is_there_exactly_when_chosen(
     combinations: Combinations, option: str, keeping: tuple[str, ...], room: str
 ) -> None:
-    """Whatever the other answers are."""
+    """Whatever the other answers are; a room within another one needs both."""
+    around = [
+        (other, kept)
+        for other, kinds in ROOMS.items()
+        for kept, rooms in kinds.items()
+        if any(room.startswith(f"{listed}/") for listed in rooms)
+    ]
     for answers, project in combinations:
-        assert (project / room).exists() == (answers[option] in keeping), name_of(answers)
+        chosen = all(answers[other] in kept for other, kept in [(option, keeping), *around])
+        assert (project / room).exists() == chosen, name_of(answers)
 
 
 def test_every_answer_that_can_be_dropped_has_its_words() -> None:

@@ -73,6 +73,8 @@ def compose_files(project: Path, environment: str) -> list[str]:
 def test_every_combination_is_a_valid_compose_project(combinations: Combinations, environment: str) -> None:
     """As Compose itself reads it, without an engine; every variable that it asks for is in .env.example."""
     for answers, project in combinations:
+        if environment == "prod" and answers["deploy"] != "compose":
+            continue  # it runs elsewhere
         names = compose_files(project, environment)
         asked = {match for name in names for match in REQUIRED.findall((project / name).read_text())}
         example = (project / ".env.example").read_text()
@@ -106,7 +108,8 @@ def test_every_combination_has_valid_workflows(combinations: Combinations) -> No
 def test_links_lead_somewhere(combinations: Combinations) -> None:
     """A relative link in a document, and a `make` target that it names, exist in the same bake."""
     for answers, project in combinations:
-        targets = set(re.findall(r"(?m)^([a-z][a-z-]*):", (project / "Makefile").read_text()))
+        makefiles = [project / "Makefile", *project.glob("ops/deploy/*/*.mk")]
+        targets = {name for path in makefiles for name in re.findall(r"(?m)^([a-z][a-z-]*):", path.read_text())}
         for path, text in text_files_of(project).items():
             if not path.endswith(".md"):
                 continue

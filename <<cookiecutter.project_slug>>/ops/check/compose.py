@@ -10,7 +10,7 @@ from typing import Any
 
 from ops.check.tools import Findings, Unavailable, find, findings, run
 
-ENVIRONMENTS = ("dev", "stage", "prod")
+ENVIRONMENTS = ("dev", "stage", "prod")  # prod: where it runs by Compose
 REQUIRED = re.compile(r"\$\{([A-Z][A-Z0-9_]*):\?")
 
 
@@ -60,6 +60,8 @@ def check(root: Path) -> Findings:
     """All environments."""
     found = []
     for environment in ENVIRONMENTS:
+        if not files(root, environment)[-1].exists():
+            continue
         try:
             merged = model(root, environment)
         except ValueError as error:

@@ -49,7 +49,8 @@ def test_commands_are_commands(info: str, text: str) -> None:
     for line in text.splitlines():
         for command, rest in re.findall(rf"docker compose(?: --\S+)* ({SERVICE_COMMANDS})\b([^|;&]*)", line):
             assert named(command, rest.split()) <= services(), line
-        targets = set(re.findall(r"(?m)^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8")))
+        makefiles = [ROOT / "Makefile", *ROOT.glob("ops/deploy/*/*.mk")]
+        targets = {name for path in makefiles for name in re.findall(r"(?m)^([a-z-]+):.*## ", path.read_text("utf-8"))}
         assert set(re.findall(r"\bmake ([a-z-]+)", line)) <= targets, line
         for script in re.findall(r"(?<![\w/])(ops/scripts/[\w.-]+)", line):
             assert os.access(ROOT / script, os.X_OK), script

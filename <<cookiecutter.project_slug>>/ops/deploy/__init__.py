@@ -1,0 +1,1 @@
+"""Where the service runs: one folder a target."""

@@ -1,0 +1,1 @@
+"""Manifests for kustomize, and the scripts of a deploy."""
