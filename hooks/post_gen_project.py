@@ -7,9 +7,10 @@ import shutil
 ROOMS = {
     "deploy": {
         ("compose",): [
+            "docs/deploy.md",
+            "docs/runbook/host-lost.md",
             "ops/compose/prod.yaml",
             "ops/deploy/compose",
-            "ops/scripts/announce.sh",
             "ops/scripts/deploy.sh",
             "ops/scripts/door.sh",
             "ops/scripts/provision.sh",
