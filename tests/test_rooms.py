@@ -16,7 +16,10 @@ Combinations = list[tuple[dict[str, str], Path]]
 
 # A path that bears one of these words belongs to the rooms of these answers, wherever it lies.
 NAMES = {
-    ("deploy", ("compose",)): r"ops/scripts/(deploy|door|provision|release|rollback|ship)|ops/deploy/compose|compose/prod",
+    (
+        "deploy",
+        ("compose",),
+    ): r"ops/scripts/(deploy|door|provision|release|rollback|ship)|ops/deploy/compose|compose/prod",
     ("deploy", ("kubernetes",)): r"kubernetes|kustom",
     ("example", ("documents",)): r"documents",
     ("object_storage", ("minio",)): r"minio",

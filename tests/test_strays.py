@@ -14,7 +14,10 @@ Combinations = list[tuple[dict[str, str], Path]]
 
 # What a project must not mention when the answer is another one. `(option, answers) -> pattern`.
 WORDS = {
-    ("deploy", ("compose",)): r"ops/scripts/(deploy|door|provision|rollback|ship)\.sh|compose/prod|DEPLOY_(TARGET|SSH_KEY)",
+    (
+        "deploy",
+        ("compose",),
+    ): r"ops/scripts/(deploy|door|provision|rollback|ship)\.sh|compose/prod|DEPLOY_(TARGET|SSH_KEY)",
     # Its name alone is where somebody explains what runs anywhere.
     ("deploy", ("kubernetes",)): r"kubectl|kustomiz|cnpg|deploy/kubernetes|docs/kubernetes|kubernetes\.md",
     ("example", ("documents",)): (
