@@ -8,6 +8,9 @@ say() { printf 'silence: %s\n' "$*" >&2; }
 if [ -e ops/scripts/release.sh ]; then
   # shellcheck source=/dev/null # where the service does not run by Compose there is none
   . ops/scripts/release.sh
+elif [ -z "${AMTOOL:-}" ]; then
+  say "AMTOOL is not set: alarms ring as ever"
+  exit
 fi
 
 amtool() {

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # deploy.sh ENVIRONMENT IMAGE BACKUP_IMAGE: neighbours, migrations, switch, try it; and go back by itself if that fails.
-# Speaks with the cluster of the current kubectl context. DEPLOY_URL, if set, is asked at the end: https://… AMTOOL, if set, is how
-# to call Alertmanager's tool: what a deploy causes rings nobody meanwhile.
+# Speaks with the cluster of the current kubectl context. DEPLOY_URL, if set, is asked at the end: https://…
 set -Eeuo pipefail # E: a failure inside a function reaches the trap as well
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 . ops/deploy/kubernetes/release.sh
@@ -10,7 +9,7 @@ environment=$1 image=$2 backup=$3
 
 # Checks first, impact second.
 work=$(mktemp -d)
-trap 'rm -rf "$work"; [ -z "${AMTOOL:-}" ] || ops/scripts/silence.sh end || true' EXIT
+trap 'rm -rf "$work"; silence end' EXIT
 ops/deploy/kubernetes/render.sh "$environment" "$image" "$backup" >"$work/all.yaml"
 namespace=$(sed -n '/^kind: Namespace$/,/^---$/s/^  name: //p' "$work/all.yaml")
 [ -n "$namespace" ] || die "the overlay $environment has no Namespace"
@@ -20,7 +19,7 @@ if in_namespace get namespace "$namespace" --output name >/dev/null 2>&1; then
   apply --dry-run=server >/dev/null
 fi
 
-if [ -n "${AMTOOL:-}" ]; then ops/scripts/silence.sh start || say "alarms could not be silenced"; fi
+silence start
 
 say "neighbours"
 apply --selector 'step notin (jobs,app,schedules)'

@@ -9,6 +9,10 @@ die() { say "$@"; exit 1; }
 # shellcheck disable=SC2034 # used by those who source this as well
 deployments="web worker beat"
 
+silence() { # start or end: what a deploy causes rings nobody meanwhile
+  if [ -e ops/scripts/silence.sh ]; then ops/scripts/silence.sh "$1" || say "alarms could not be silenced: $1"; fi
+}
+
 in_namespace() { kubectl --namespace "$namespace" "$@"; }
 
 apply() { # by the server, which keeps what others (autoscalers, operators) have written into the same objects
