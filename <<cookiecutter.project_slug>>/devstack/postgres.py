@@ -31,11 +31,16 @@ SETTLE = r"""
 \getenv role DEVSTACK_ROLE
 \getenv password DEVSTACK_PASSWORD
 \getenv database DEVSTACK_DATABASE
+\getenv replication DEVSTACK_REPLICATION
 CREATE EXTENSION IF NOT EXISTS vector;
 SELECT format('CREATE ROLE %I', :'role') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 ALTER ROLE :"role" LOGIN NOSUPERUSER CREATEDB PASSWORD :'password';
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'role')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
+SELECT 'CREATE ROLE replication' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'replication') \gexec
+ALTER ROLE replication LOGIN REPLICATION PASSWORD :'replication';
+\connect postgres
+GRANT EXECUTE ON FUNCTION pg_switch_wal() TO replication;
 \connect :"database"
 CREATE EXTENSION IF NOT EXISTS vector;
 """
@@ -153,6 +158,7 @@ class Postgres(Service):
                 "DEVSTACK_ROLE": env["DATABASE_USER"],
                 "DEVSTACK_PASSWORD": env["DATABASE_PASSWORD"],
                 "DEVSTACK_DATABASE": env["DATABASE_NAME"],
+                "DEVSTACK_REPLICATION": env["BACKUP_REPLICATION_PASSWORD"],
             },
         )
 

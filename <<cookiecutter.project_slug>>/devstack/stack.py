@@ -39,6 +39,7 @@ STEP_SECONDS = 120
 # Made at random where no `.env` gives them.
 SECRETS = {
     "DATABASE_PASSWORD": 24,
+    "BACKUP_REPLICATION_PASSWORD": 24,
     "CACHE_PASSWORD": 24,
     "BROKER_PASSWORD": 24,
     "STORAGE_ACCESS_KEY": 10,

@@ -1,5 +1,6 @@
 """`python -m ops.backup`: the command line of backup and restore."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import typer
 
 from app.core.logging import configure_logging
 from app.core.settings import Settings, SettingsError, load_settings
+from ops.backup import base as basing
 from ops.backup import dump as dumping
 from ops.backup.config import Config
 from ops.backup.dump import Outcome
@@ -19,7 +21,9 @@ from ops.backup.errors import BUSY_CODE, BackupError, Busy
 from ops.backup.manifest import KINDS, Kind
 from ops.backup.progress import Progress
 from ops.backup.report import Success, write_metrics
+from ops.backup.restore import base as recovering
 from ops.backup.restore import dump as restoring
+from ops.backup.restore.base import SUPERUSER, Target
 from ops.backup.store import Store
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -72,6 +76,30 @@ def dump() -> None:
     if config.metrics_file:
         kept = let_go.kept if let_go else None
         write_metrics(config.metrics_file, manifest.seconds, Success(manifest.size, kept))
+
+
+@cli.command()
+def base() -> None:
+    """Copy the whole cluster, check the copy, and let go what nothing leads back to any more."""
+    config = _config()
+    _report("base", lambda: [basing.run(config)])
+
+
+@cli.command()
+def wal(
+    flush: Annotated[
+        bool, typer.Option("--flush", help="Have the running receiver store everything written so far, and end.")
+    ] = False,
+) -> None:
+    """Receive the write-ahead log and store each segment, until it is told to stop: what leads to any second."""
+    from ops.backup.wal import receiver, serve
+
+    if flush:
+        asyncio.run(receiver.flush(_config()))
+        print("everything written so far is stored")
+        return
+    settings = load_settings()
+    serve.main(_config(), settings.metrics.backup_host, settings.metrics.backup_port)
 
 
 @cli.command()
@@ -185,14 +213,14 @@ def list_(
 
 @cli.command()
 def verify(
-    kind: Annotated[str, typer.Argument(help="dump, redis, objects or logs.")] = "dump", wanted: From = None
+    kind: Annotated[str, typer.Argument(help="dump, base, redis, objects or logs.")] = "dump", wanted: From = None
 ) -> None:
     """Fetch a backup and read it to its end, without restoring it. Of objects, every one in the mirror."""
     from ops.backup import logs as archive
     from ops.backup.objects import mirror
     from ops.backup.redis import snapshot
 
-    known = {"dump": dumping.verify, "redis": snapshot.verify, "objects": mirror.verify, "logs": archive.verify}
+    known = {"dump": dumping.verify, "base": basing.verify, "redis": snapshot.verify, "objects": mirror.verify, "logs": archive.verify}
     if kind not in known:
         raise BackupError(f"there is nothing to verify of {kind}", f"one of {', '.join(known)}")
     manifest = known[kind](_config(), wanted)
@@ -298,16 +326,69 @@ def restore_dump(wanted: From = None, force: Force = False) -> None:
         print(f"  - the former database is kept as {result.kept}. When nobody misses it: DROP DATABASE {result.kept};")
 
 
+@restore.command(name="undo")
+def restore_undo() -> None:
+    """Clear up after a restore of a dump that was killed; every restore begins with it."""
+    for line in restoring.undo(_config()) or ["there is nothing to clear up"]:
+        print(line)
+
+
+@restore.command(name="base")
+def restore_base(
+    into: Annotated[Path, typer.Option(help="The data folder that will hold the cluster.")],
+    to: Annotated[
+        str, typer.Option(help="latest, or a moment: 2026-11-21T15:04:05+00:00; UTC without an offset.")
+    ] = "latest",
+    before: Annotated[bool, typer.Option(help="Leave out what was committed at that very microsecond.")] = False,
+    timeline: Annotated[int | None, typer.Option(help="Follow this timeline instead of the obvious one.")] = None,
+    despite_gap: Annotated[
+        bool, typer.Option(help="With latest: as far as the log leads, where a segment is lacking.")
+    ] = False,
+    wanted: Annotated[
+        str | None, typer.Option("--from", help="Id of the base; the newest from before the moment without it.")
+    ] = None,
+    force: Force = False,
+    scratch: Annotated[bool, typer.Option(help="Only to look at: no fresh backup is made of it.")] = False,
+    superuser: Annotated[str, typer.Option(help="Superuser of the cluster.")] = SUPERUSER,
+) -> None:
+    """Recover the whole cluster as it was at any second, look at it, and put it in the place of the live data."""
+    target = Target(None if to == "latest" else _moment(to), before, timeline, despite_gap)
+    config = _config()
+    result = recovering.restore(config, into, target, wanted=wanted, force=force, scratch=scratch, superuser=superuser)
+    steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
+    print(
+        f"{result.folder} is base {result.base.id} and {result.segments} segments of the log, on timeline {result.timeline}."
+    )
+    print(f"last transaction: {result.until or 'that of the base'}; {steps}")
+    for database, contents in result.databases.items():
+        print(f"  {database}: {contents.rows:,} rows in {len(contents.tables)} tables, each of them read")
+    print("next:")
+    if not scratch:
+        print("  - start PostgreSQL on it, then the receiver of the log; a full backup of it is made already")
+        print("  - the code may be newer than the data: make migrate")
+    if result.kept:
+        print(f"  - the former data are in {result.kept}. When nobody misses them: rm -r {result.kept}")
+
+
 @cli.command()
 def drill(
-    rows: Annotated[int, typer.Option(help="Rows written before the backup.")] = 5_000,
+    rows: Annotated[int, typer.Option(help="Rows written before the backups.")] = 5_000,
+    size: Annotated[str, typer.Option(help="Measure loss and time at this size instead: 1GB, 300MB.")] = "",
 ) -> None:
-    """Prove it on a throw-away PostgreSQL and store: write, back up, destroy, restore, compare, and every refusal."""
+    """Prove it on throw-away servers: write, back up, destroy, restore, compare, and everything that must be refused."""
     # Imported here: an image has no devstack.
     from ops.backup.drill import drill as rehearse
+    from ops.backup.drill.size import measure
 
-    if not rehearse(rows):
+    if not (measure(_bytes(size)) if size else rehearse(rows)):
         raise typer.Exit(1)
+
+
+def _bytes(text: str) -> int:
+    number, unit = text[:-2], text[-2:].upper()
+    if not number.isdigit() or unit not in ("MB", "GB"):
+        raise BackupError(f"{text} is no size", "write 300MB or 1GB")
+    return int(number) * (1_000_000_000 if unit == "GB" else 1_000_000)
 
 
 def main() -> None:

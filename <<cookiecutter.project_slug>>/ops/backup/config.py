@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from app.core.settings import Settings, SettingsError, Storage
 from ops.backup.manifest import Kind
+
+# Of physical backups two at least: while the newest is being proven wrong, the log leads on from the one before.
+BASES = 2
 
 
 @dataclass(frozen=True)
@@ -15,10 +19,12 @@ class Keep:
     Attributes:
         days: older ones go,
         last: but never the newest so many good ones.
+        reaches: the newest one that is too old stays as well, because from it the log leads to all younger moments.
     """
 
     days: int
     last: int
+    reaches: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Config:
     Attributes:
         dsn: the database as the application reaches it.
         admin_dsn: the same server as a role that may create and rename databases.
+        replication_dsn: the same server as a role with REPLICATION; empty where there are no physical backups.
         keys: encrypt what is stored, the first one; all of them decrypt. None: it is stored as it is.
         encrypts: whether what is not encrypted is refused as well, where there are keys.
         may_delete: let what is too old go; otherwise that is the bucket's own lifecycle's work.
@@ -52,6 +59,7 @@ class Config:
     store: Storage
     prefix: str
     keep: Mapping[Kind, Keep]
+    replication_dsn: str = ""
     keys: Mapping[str, bytes] = field(default_factory=dict)
     encrypts: bool = True
     may_delete: bool = True
@@ -92,7 +100,10 @@ class Config:
                 # The newest alone reaches back BACKUP_OBJECTS_DAYS; the others are there in case it is damaged.
                 "objects": Keep(OBJECT_LISTS_DAYS, backup.keep_last),
                 "logs": Keep(backup.logs_keep_days, backup.keep_last),
+                "base": Keep(backup.wal_keep_days, BASES, reaches=True),
+                "proof": Keep(backup.keep_days, backup.keep_last),
             },
+            replication_dsn=backup.replication_url.get_secret_value() or _replication_dsn(settings),
             keys=backup.keys_by_id(),
             encrypts=backup.encryption,
             may_delete=backup.delete,
@@ -107,6 +118,19 @@ class Config:
 
 
 OBJECT_LISTS_DAYS = 3
+
+
+def _replication_dsn(settings: Settings) -> str:
+    """The application's server as the replication role; where that has no password there are no physical backups."""
+    backup = settings.backup
+    password = backup.replication_password.get_secret_value()
+    if not password:
+        return ""
+    parts = urlsplit(settings.database.dsn())
+    user = f"{quote(backup.replication_user, safe='')}:{quote(password, safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}"))
+
+
 NO_KEYS = (
     "BACKUP_KEYS: missing; make one: python -m app.cli encryption new-key, and keep a copy where the backups are not;"
     " BACKUP_ENCRYPTION=off stores them readable"

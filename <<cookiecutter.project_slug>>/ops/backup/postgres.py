@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -84,7 +85,7 @@ class Address:
 
 
 @asynccontextmanager
-async def connected(address: Address) -> AsyncIterator[Connection]:
+async def connected(address: Address, advice: str = "check DATABASE_… (BACKUP_ADMIN_URL)") -> AsyncIterator[Connection]:
     """A connection that may take its time.
 
     Raises:
@@ -98,9 +99,7 @@ async def connected(address: Address) -> AsyncIterator[Connection]:
             server_settings={"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": "0"},
         )
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        raise BackupError(
-            f"could not connect to database {address.database}: {error}", "check DATABASE_… (BACKUP_ADMIN_URL)"
-        ) from error
+        raise BackupError(f"could not connect to database {address.database}: {error}", advice) from error
     try:
         yield connection
     finally:
@@ -130,10 +129,22 @@ async def outside(connection: Connection) -> Outside:
 
 
 class Tools:
-    """pg_dump and pg_restore of a version that fits the server."""
+    """PostgreSQL's programs, of a version that fits the server."""
 
     def __init__(self, given: Path | None, server_major: int) -> None:
         self._bin = _find(given, server_major)
+
+    def program(self, name: str) -> Path:
+        """Where a program is: beside pg_dump, or on PATH, as distributions keep the server's own elsewhere.
+
+        Raises:
+            BackupError: nowhere.
+        """
+        beside = self._bin / name
+        found = str(beside) if beside.exists() else shutil.which(name)
+        if not found:
+            raise BackupError(f"{name} is not installed", "install PostgreSQL's server, or set BACKUP_PG_BIN")
+        return Path(found)
 
     def dump(self, address: Address, snapshot: str, target: Path) -> None:
         """Dump exactly what the snapshot sees, compressed."""
@@ -208,6 +219,9 @@ def _run(command: list[str], env: dict[str, str]) -> str:
         result = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as error:
         raise BackupError(f"{Path(command[0]).name} cannot be started: {error}") from error
+    if result.returncode < 0:
+        name = signal.Signals(-result.returncode).name
+        raise BackupError(f"{Path(command[0]).name} was ended by {name}", "is the disk full, or the memory?")
     if result.returncode:
         raise BackupError(f"{Path(command[0]).name} failed: {result.stderr.strip() or result.stdout.strip()}")
     return result.stdout

@@ -85,13 +85,12 @@ def expired(backups: Sequence[Backup], keep: Keep) -> Verdict:
     before_ours, before_theirs = times[-2]
     if now_ours - before_ours > age or now_theirs - before_theirs > age:
         return Verdict([], f"more than {keep.days} days since the backup before: a clock jumped, or none was made")
-    return Verdict(
-        [
-            backup
-            for backup, (ours, theirs) in zip(good, times, strict=True)
-            if backup in candidates and now_ours - ours > age and now_theirs - theirs > age
-        ]
-    )
+    old = [
+        backup
+        for backup, (ours, theirs) in zip(good, times, strict=True)
+        if backup in candidates and now_ours - ours > age and now_theirs - theirs > age
+    ]
+    return Verdict(old[:-1] if keep.reaches else old)
 
 
 def debris(backups: Sequence[Backup], objects: Sequence[Stored]) -> list[Stored]:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,15 +133,36 @@ class Store:
             raise _not_encrypted(part.name)
         return stored
 
+    def read_named(self, name: str) -> Iterator[bytes]:
+        """The plain bytes of an object that is in no manifest; the caller knows its checksum.
+
+        Raises:
+            NoKey: its key is not among ours.
+            Damaged: it is missing, or not what was written.
+        """
+        stored = self._raw(name)
+        first = next(stored, b"")
+        if encryption.is_encrypted(first):
+            return encryption.decrypt(chain([first], stored), self._config.keys, name)
+        if self.encrypts:
+            raise _not_encrypted(name)
+        return chain([first], stored)
+
     def fetch(self, part: Part, target: Path) -> None:
         """Write the plain bytes of an object to a file.
 
         Raises:
             Damaged: it is missing, or not what was written.
         """
-        with target.open("wb") as file:
-            for piece in self.read(part):
-                file.write(piece)
+        pieces = self.read(part)
+        try:
+            with target.open("wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+        except OSError as error:
+            raise BackupError(
+                f"{target} cannot be written: {error}", "make room, or set TMPDIR to where there is"
+            ) from error
 
     def check(self, part: Part) -> None:
         """Read an object back to its end.
@@ -229,12 +251,7 @@ class Store:
             NoKey: its key is not among ours.
             Damaged: it is missing, or was changed.
         """
-        stored = b"".join(self._raw(name))
-        if encryption.is_encrypted(stored):
-            return b"".join(encryption.decrypt([stored], self._config.keys, name))
-        if self.encrypts:
-            raise _not_encrypted(name)
-        return stored
+        return b"".join(self.read_named(name))
 
     # Uploads that never ended
 
@@ -293,7 +310,7 @@ class Store:
         upload = self._s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
         try:
             done: list[CompletedPartTypeDef] = []
-            for number, body in enumerate(_chain(first, second, parts), 1):
+            for number, body in enumerate(chain([first, second], parts), 1):
                 if number > PARTS:
                     raise BackupError(f"{name} is larger than {PARTS * PART_BYTES / 1e9:.0f} GB", "raise PART_BYTES")
                 answer = self._s3.upload_part(Bucket=bucket, Key=key, PartNumber=number, UploadId=upload, Body=body)
@@ -348,9 +365,3 @@ def _cut(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
             del buffer[:size]
     if buffer:
         yield bytes(buffer)
-
-
-def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield second
-    yield from rest

@@ -13,11 +13,11 @@ import pytest
 
 from devstack import Stack, StackError
 from ops.backup.config import Keep
-from ops.backup.drill import Drill, DrillFailed
+from ops.backup.drill.frame import Drill, DrillFailed
+from ops.backup.drill.rehearsal import PARTS, Rehearsal
 from ops.backup.dump import run, verify
 from ops.backup.errors import BackupError, Damaged, Refused
 from ops.backup.postgres import Address
-from ops.backup.rehearsal import PARTS, Rehearsal
 from ops.backup.report import Success, write_metrics
 from ops.backup.restore import dump as restoring
 from ops.backup.store import Store
@@ -205,7 +205,7 @@ def test_a_store_that_keeps_what_is_old_does_not_undo_the_backup(
         raise BackupError("not allowed")
 
     names = [run(rehearsal.config).manifest.id for _ in range(2)]
-    rehearsal.age(names[0], 90)
+    rehearsal.age({names[0]: 90})
     monkeypatch.setattr(Store, "delete", refuse)
     outcome = run(rehearsal.with_(keep={"dump": Keep(30, 1)}))
     assert outcome.let_go is None
@@ -223,8 +223,7 @@ def test_the_password_is_on_no_command_line(rehearsal: Rehearsal) -> None:
 def test_old_backups_go_and_the_last_good_ones_stay(rehearsal: Rehearsal) -> None:
     """Also in the store itself, not only in the plan; what a dead run left goes too."""
     names = [run(rehearsal.config).manifest.id for _ in range(4)]
-    for name, days in zip(names, (90, 60, 40, 1), strict=True):
-        rehearsal.age(name, days)
+    rehearsal.age(dict(zip(names, (90, 60, 40, 1), strict=True)))
     rehearsal.lose_manifest(names[0])
     outcome = run(rehearsal.with_(keep={"dump": Keep(30, 2)}))
     kept = [backup.manifest.id for backup in rehearsal.store().backups("dump")]
@@ -282,12 +281,14 @@ def test_the_drill_can_fail(rehearsal: Rehearsal) -> None:
 
     for wrong in (lambda: None, changes_and_refuses, refuses_for_another_reason):
         drill = Drill()
-        drill.refused("must be refused", Damaged, rehearsal, wrong)
+        drill.refused("must be refused", Damaged, rehearsal.look_at_all, wrong)
         assert not drill.good
     drill = Drill()
     with pytest.raises(DrillFailed):
         drill.step("must succeed", refuses_for_another_reason)  # type: ignore[arg-type]  # it never returns
     assert not drill.good
     drill = Drill()
-    drill.refused("is refused", Damaged, rehearsal, lambda: restoring.restore(rehearsal.config, "none", force=True))
+    drill.refused(
+        "is refused", Damaged, rehearsal.look_at_all, lambda: restoring.restore(rehearsal.config, "none", force=True)
+    )
     assert drill.good

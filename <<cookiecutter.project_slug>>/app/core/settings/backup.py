@@ -71,6 +71,21 @@ class Backup(BaseModel):
     drain_seconds: float = Field(
         default=60, ge=0, description="How long the end of the scheduler waits for a run under way."
     )
+    wal_keep_days: int = Field(
+        default=7,
+        ge=1,
+        description="Any second of so many days can be recovered, where the log is received: docs/backup.md.",
+    )
+    replication_user: str = Field(
+        default="replication", description="Role of the physical backups; may replicate, nothing else."
+    )
+    replication_password: SecretStr = secret(
+        "Its password. Empty: no physical backups, as with a managed database.", required=False
+    )
+    replication_url: SecretStr = Field(
+        default=NO_SECRET,
+        description="Its whole address, where the server is reached otherwise than by DATABASE_…: past a pooler, say.",
+    )
     admin_url: SecretStr = Field(
         default=NO_SECRET,
         description="Address of a role that may create and rename databases; only a restore needs it. Empty: the application's own role is tried.",

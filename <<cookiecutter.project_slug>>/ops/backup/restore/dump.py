@@ -1,7 +1,14 @@
-"""Restore a dump: beside the live database first, in its place only when it is proven."""
+"""Restore a dump: beside the live database first, in its place only when it is proven.
+
+A restore that is killed leaves at worst a half-loaded database under another name, or, in the tenth of a second of the
+change of names, one that lets nobody in. The next restore, or `restore undo`, clears both up before it does anything else.
+"""
 
 import asyncio
+import re
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +29,10 @@ log = structlog.get_logger(__name__)
 # Reached by every role by default, and never the one that is restored.
 MAINTENANCE = "postgres"
 LONGEST_NAME = 63
+# One at a time on a server; PostgreSQL lets it go when the process is gone, however it ended.
+ADVISORY_LOCK = 0x6261636B7572
+STAMP = re.compile(r"\d{8}t\d{6}z")
+LOADING, FORMER = "_restore_", "_before_"
 LISTS = ("search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries")
 
 
@@ -67,7 +78,8 @@ def refuse_live(config: Config, *, force: bool) -> None:
 
     async def ask() -> None:
         admin = Address(config.admin_dsn).of(MAINTENANCE)
-        async with connected(admin) as connection:
+        async with _alone(admin) as connection:
+            await _undo(connection, Address(config.dsn).database)
             await _refuse_live(connection, admin, Address(config.dsn).database, force)
 
     asyncio.run(ask())
@@ -81,10 +93,59 @@ async def _refuse_live(connection: Connection, admin: Address, database: str, fo
         )
 
 
+def undo(config: Config) -> list[str]:
+    """Clear up after a restore that was killed. Returns what was done, in words; empty where there was nothing.
+
+    Raises:
+        BackupError: another restore is running.
+    """
+
+    async def work() -> list[str]:
+        async with _alone(Address(config.admin_dsn).of(MAINTENANCE)) as connection:
+            return await _undo(connection, Address(config.dsn).database)
+
+    return asyncio.run(work())
+
+
+@asynccontextmanager
+async def _alone(admin: Address) -> AsyncIterator[Connection]:
+    async with connected(admin) as connection:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", ADVISORY_LOCK):
+            raise BackupError("another restore is running on this server", "wait for it")
+        yield connection
+
+
+async def _undo(connection: Connection, live: str) -> list[str]:
+    """The lock is ours, so whatever looks like a restore under way is one that died."""
+    rows = await connection.fetch("SELECT datname, datallowconn FROM pg_database WHERE NOT datistemplate")
+    allows = {row["datname"]: row["datallowconn"] for row in rows}
+    left = [name for name in allows if _is_named(name, live, LOADING)]
+    former = [name for name in allows if _is_named(name, live, FORMER)]
+    done = []
+    # A loaded copy beside it tells that it was the restore that closed the live one; an operator may have had reasons.
+    shut = [name for name in former if not allows[name]] + ([live] if left and not allows.get(live, True) else [])
+    for name in shut:
+        await _execute(connection, "ALTER DATABASE {} ALLOW_CONNECTIONS true", name)
+        done.append(f"{name} lets its users in again")
+    for name in left:
+        await _execute(connection, "DROP DATABASE {} WITH (FORCE)", name)
+        done.append(f"dropped {name}, which a killed restore left")
+    if done:
+        log.warning("backup_restore_undone", what=done)
+    return done
+
+
+def _is_named(name: str, live: str, middle: str) -> bool:
+    """Whether a restore of this database gave this name."""
+    stamp = name.rpartition(middle)[2]
+    return bool(STAMP.fullmatch(stamp)) and name == _name(live, middle + stamp)
+
+
 async def _restore(config: Config, store: Store, manifest: Manifest, folder: Path, force: bool) -> Restored:
     live, dumped = Address(config.dsn), Dumped.of(manifest)
     admin = Address(config.admin_dsn).of(MAINTENANCE)
-    async with connected(admin) as connection:
+    async with _alone(admin) as connection:
+        await _undo(connection, live.database)
         await _refuse_live(connection, admin, live.database, force)
         tools = Tools(config.pg_bin, connection.get_server_version().major)
         dump = folder / "database.dump"
@@ -92,14 +153,14 @@ async def _restore(config: Config, store: Store, manifest: Manifest, folder: Pat
         await asyncio.to_thread(store.fetch, manifest.only, dump)
         await asyncio.to_thread(tools.check, dump)
         stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}".lower()
-        fresh = _name(live.database, f"_restore_{stamp}")
+        fresh = _name(live.database, f"{LOADING}{stamp}")
         await _execute(connection, "CREATE DATABASE {} OWNER {}", fresh, live.user)
         try:
             await _load(tools, dumped, dump, admin.of(fresh), live.user, folder / "list")
             await _apply(connection, fresh, dumped.outside)
-            kept = await _swap(connection, live.database, fresh, _name(live.database, f"_before_{stamp}"))
+            kept = await _swap(connection, live.database, fresh, _name(live.database, f"{FORMER}{stamp}"))
         except BaseException:
-            await _execute(connection, "DROP DATABASE IF EXISTS {}", fresh)
+            await _execute(connection, "DROP DATABASE IF EXISTS {} WITH (FORCE)", fresh)
             raise
     log.info("backup_restored", backup=manifest.id, database=live.database, kept=kept)
     return Restored(manifest, live.database, kept)
