@@ -220,7 +220,13 @@ def verify(
     from ops.backup.objects import mirror
     from ops.backup.redis import snapshot
 
-    known = {"dump": dumping.verify, "base": basing.verify, "redis": snapshot.verify, "objects": mirror.verify, "logs": archive.verify}
+    known = {
+        "dump": dumping.verify,
+        "base": basing.verify,
+        "redis": snapshot.verify,
+        "objects": mirror.verify,
+        "logs": archive.verify,
+    }
     if kind not in known:
         raise BackupError(f"there is nothing to verify of {kind}", f"one of {', '.join(known)}")
     manifest = known[kind](_config(), wanted)

@@ -76,7 +76,7 @@ def jobs(settings: Backup) -> list[Job]:
     """
     table = [
         Job("dump", settings.dump_at, heavy=True),
-        Job("base", settings.base_at, heavy=True),
+        Job("base", settings.base_at if settings.is_physical else "", heavy=True),
         Job("redis", settings.redis_at),
         # Right after each dump too: the two are a pair, as the objects hold all that the dump names.
         Job("objects", settings.objects_at, follows="dump"),

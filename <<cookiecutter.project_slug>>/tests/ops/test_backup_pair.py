@@ -18,10 +18,10 @@ from app.features import modules
 from devstack import Stack
 from ops.backup import dump, logs, references
 from ops.backup.config import Config, Keep, LogSources
+from ops.backup.drill.rehearsal import PARTS, Rehearsal
 from ops.backup.errors import BackupError, Busy, Damaged, Refused
 from ops.backup.lock import only_one
 from ops.backup.objects import mirror
-from ops.backup.rehearsal import PARTS, Rehearsal
 from ops.backup.restore import pair
 
 NAMES = (NamedObjects("files", "SELECT key FROM files"),)

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from app.core.settings import Backup, SettingsError, Storage
 from ops.backup import state
@@ -74,7 +75,9 @@ def test_how_late_is_late(times: str, longest: timedelta) -> None:
 
 def test_the_timetable_is_set_and_checked() -> None:
     """Every fault at once; what has no times is not run."""
-    assert [job.name for job in jobs(Backup())] == ["dump", "base", "redis", "objects", "logs", "prove"]
+    physical = Backup(replication_password=SecretStr("given"))
+    assert [job.name for job in jobs(physical)] == ["dump", "base", "redis", "objects", "logs", "prove"]
+    assert "base" not in [job.name for job in jobs(Backup())], "nobody could make one"
     assert "base" not in [job.name for job in jobs(Backup(base_at=""))]
     with pytest.raises(SettingsError, match=r"(?s)BACKUP_DUMP_AT: '61 \* \* \* \*' is no time of cron.*BACKUP_LOGS_AT"):
         jobs(Backup(dump_at="61 * * * *", logs_at="monthly"))

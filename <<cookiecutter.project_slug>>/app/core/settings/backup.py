@@ -108,3 +108,8 @@ class Backup(BaseModel):
     def keys_by_id(self) -> Mapping[str, bytes]:
         """The keys, the current one first."""
         return read_keys(self.keys.get_secret_value())
+
+    @property
+    def is_physical(self) -> bool:
+        """Whether there is a role to make physical backups with; a managed database rarely gives one."""
+        return bool(self.replication_password.get_secret_value() or self.replication_url.get_secret_value())
