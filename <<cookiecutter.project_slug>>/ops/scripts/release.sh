@@ -83,7 +83,7 @@ image_of() { # SERVICE: as Compose names it
 
 healthy() { # CONTAINER: wait until its health check says so
   local status
-  for _ in $(seq 240); do
+  for _ in $(seq 400); do # 200 s
     status=$(docker inspect --format '{{.State.Health.Status}}' "$1" 2>/dev/null || echo gone)
     case $status in
     healthy) return 0 ;;
