@@ -59,7 +59,7 @@ SECONDS: Mapping[str, Mapping[str, float]] = {
     "Redis": {"dead": 7, "hanging": 7, "slow": 7},
     "S3": {"dead": 7, "hanging": 7, "slow": 7},
     "AI provider": {"dead": 7, "hanging": 7, "slow": 7},
-    "message provider": {"dead": 5, "hanging": 5, "slow": 5},
+    "message provider": {"dead": 7, "hanging": 7, "slow": 7},
 }
 # What bounds it in production.
 BOUND: Mapping[str, str] = {

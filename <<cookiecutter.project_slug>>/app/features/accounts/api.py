@@ -110,9 +110,10 @@ async def list_sessions(user: CurrentUser, resources: AppResources) -> list[Sess
     "/sessions/{session_id}", status_code=204, summary="Sign out one device", responses=problem_responses(404)
 )
 async def end_session(session_id: UUID, user: CurrentUser, resources: AppResources) -> None:
-    """Ends one of your sessions."""
+    """Ends one of your sessions, and every WebSocket: the devices that stay come back with a fresh access token."""
     async with resources.db.transaction() as session:
         await sessions.end_one(session, user.id, session_id)
+    await resources.events.disconnect(user.id)
 
 
 @router.get("/me", summary="Who am I?")

@@ -82,8 +82,10 @@ async def renew(resources: Resources, token: str) -> Renewed:
             .returning(RefreshToken.session_id)
         )
         renewed = await _extend(session, settings, family_id) if family_id else None
-        if renewed is None:
-            await _end_copied(session, token)
+        copied = await _end_copied(session, token) if renewed is None else None
+    if copied:
+        # Whoever copied the token may be connected. The other devices come back with a fresh access token.
+        await resources.events.disconnect(copied)
     if renewed is None:
         raise InvalidRefreshToken
     return renewed
@@ -106,17 +108,20 @@ async def _extend(session: AsyncSession, settings: AccountsSettings, family_id: 
     return Renewed(user, _add_token(session, family_id), int(found[1]))
 
 
-async def _end_copied(session: AsyncSession, token: str) -> None:
-    """End the family of a token that has been used before."""
+async def _end_copied(session: AsyncSession, token: str) -> UUID | None:
+    """End the family of a token that has been used before; returns whose it was."""
     copied = select(RefreshToken.session_id).where(RefreshToken.digest == digest(token)).scalar_subquery()
     ended = (
         await session.execute(
             delete(SignInSession).where(SignInSession.id == copied).returning(SignInSession.id, SignInSession.user_id)
         )
     ).one_or_none()
-    if ended:
-        record(session, "accounts.refresh_token_reused", actor=None, subject=str(ended.user_id), session=str(ended.id))
-        log.warning("refresh_token_reused", user=str(ended.user_id), session=str(ended.id))
+    if ended is None:
+        return None
+    user_id: UUID = ended.user_id
+    record(session, "accounts.refresh_token_reused", actor=None, subject=str(user_id), session=str(ended.id))
+    log.warning("refresh_token_reused", user=str(user_id), session=str(ended.id))
+    return user_id
 
 
 async def sign_out(resources: Resources, token: str) -> None:

@@ -44,12 +44,14 @@ async def test_a_refresh_token_gives_the_next_one(client: httpx.AsyncClient, ada
 
 
 async def test_a_copied_token_ends_its_family(
-    client: httpx.AsyncClient, ada: Person, begin: Begin, trail: Trail
+    client: httpx.AsyncClient, resources: "Resources", ada: Person, begin: Begin, trail: Trail
 ) -> None:
-    """Thief and owner are both out, and it is on record; other devices of the same person notice nothing."""
+    """Thief and owner are both out, also from their sockets, and it is on record; other devices stay signed in."""
     stolen, other = (await begin(ada)).token, (await begin(ada)).token
     owner = (await refresh(client, stolen)).json()["refresh_token"]
+    gate = await resources.events.gate(ada.id)
     again = await refresh(client, stolen)
+    assert await resources.events.gate(ada.id) != gate, "her sockets are ended"
     assert (again.status_code, again.json()["code"]) == (401, "invalid_refresh_token")
     assert (await refresh(client, owner)).status_code == 401
     assert (await refresh(client, other)).status_code == 200
@@ -158,6 +160,7 @@ async def test_sign_out_everywhere(
 
 async def test_one_sees_and_ends_ones_own_sessions(
     client: httpx.AsyncClient,
+    resources: "Resources",
     ada: Person,
     make_person: Callable[..., Awaitable[Person]],
     begin: Begin,
@@ -176,7 +179,9 @@ async def test_one_sees_and_ends_ones_own_sessions(
     assert (await client.get("/api/v1/accounts/sessions", headers=his)).json() == []
     address = f"/api/v1/accounts/sessions/{seen['id']}"
     assert (await client.delete(address, headers=his)).status_code == 404
+    assert await resources.events.gate(ada.id) == "", "her sockets go on"
     assert (await client.delete(address, headers=mine)).status_code == 204
+    assert await resources.events.gate(ada.id) != "", "her sockets are ended"
     assert (await client.delete(address, headers=mine)).status_code == 404
     assert (await refresh(client, token)).status_code == 401
 
