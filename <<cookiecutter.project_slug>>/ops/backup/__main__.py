@@ -141,6 +141,15 @@ def logs(
 
 
 @cli.command()
+def prove() -> None:
+    """Restore the newest backups to scratch places and compare: dump, physical backup, broker, objects, the pair."""
+    from ops.backup import prove as proving
+
+    config = _config()
+    _report("proof", lambda: [proving.run(config)])
+
+
+@cli.command()
 def schedule(
     watch: Annotated[
         bool, typer.Option(help="Run nothing: something else does, and this only has the metrics.")

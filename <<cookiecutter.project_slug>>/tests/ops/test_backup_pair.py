@@ -16,7 +16,7 @@ import pytest
 from app.core.storage import NamedObjects, client
 from app.features import modules
 from devstack import Stack
-from ops.backup import dump, logs, references
+from ops.backup import dump, logs, prove, references
 from ops.backup.config import Config, Keep, LogSources
 from ops.backup.drill.rehearsal import PARTS, Rehearsal
 from ops.backup.errors import BackupError, Busy, Damaged, Refused
@@ -47,7 +47,7 @@ class Both:
         self.bucket = f"files-{name}"
         self.config: Config = rehearsal.with_(
             files=store.model_copy(update={"bucket": self.bucket}),
-            keep={kind: Keep(30, 3) for kind in ("dump", "objects", "logs")},
+            keep={kind: Keep(30, 3) for kind in ("dump", "objects", "logs", "proof")},
         )
         self.s3 = client(store)
         self.s3.create_bucket(Bucket=self.bucket)
@@ -164,6 +164,43 @@ def test_the_database_keeps_the_lock_for_every_machine(
             pass
     with only_one(both.config, "objects"):
         pass
+
+
+# The proof of all that
+
+
+def test_the_newest_backups_are_restored_for_trial(both: Both) -> None:
+    """Counted, compared, and gone again; what was found is written down, and nothing live is touched."""
+    both.add("whole")
+    mirror.run(both.config)
+    dump.run(both.config)
+    mirror.run(both.config)
+    before = both.rows(), both.keys(), both.rehearsal.databases()
+    outcome = prove.run(both.config)
+    assert (both.rows(), both.keys(), both.rehearsal.databases()) == before
+    details = outcome.manifest.details
+    assert details["dump"]["rows"] == 1
+    assert details["objects"]["read"] == 1
+    assert [backup.manifest.id for backup in both.rehearsal.store().backups("proof")] == [outcome.manifest.id]
+
+
+def test_what_cannot_be_restored_is_not_proven(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged dump, a row whose object the mirror lacks, nothing at all: each is an error, and no proof is left."""
+    with pytest.raises(BackupError, match="no backup to prove"):
+        prove.run(both.config)
+    monkeypatch.setattr(references, "declared", lambda: list(NAMES))
+    both.sql("INSERT INTO files VALUES ('nowhere')")
+    dump.run(both.config)
+    mirror.run(both.config)
+    with pytest.raises(BackupError, match="dump: 1 of 1 rows name objects that the mirror lacks: files: nowhere"):
+        prove.run(both.config)
+    manifest = both.rehearsal.store().backups("dump")[-1].manifest
+    key = f"{both.config.prefix}{manifest.only.name}"
+    both.s3.put_object(Bucket=both.config.store.bucket, Key=key, Body=b"x" * manifest.only.size)
+    with pytest.raises(BackupError, match=r"dump: .*is not encrypted as backups are"):
+        prove.run(both.config)
+    assert not both.rehearsal.store().backups("proof")
+    assert not [name for name in both.rehearsal.databases() if "trial" in name]
 
 
 # Logs

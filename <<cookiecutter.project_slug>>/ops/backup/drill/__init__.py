@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from devstack import Stack
-from ops.backup.drill import base, dump, retention
+from ops.backup.drill import base, dump, objects, pair, redis, retention
 from ops.backup.drill.frame import Drill, DrillFailed, Result
 from ops.backup.drill.rehearsal import PARTS, Rehearsal
 
@@ -21,6 +21,9 @@ Steps = Callable[[Drill, Rehearsal], None]
 CHAPTERS: Mapping[str, Steps] = {
     "dump: the database as one file": dump.steps,
     "base and log: the cluster as it was at any second": base.steps,
+    "redis: the broker": redis.steps,
+    "objects: a bucket": objects.steps,
+    "pair: rows and their objects": pair.steps,
     "retention": retention.steps,
 }
 

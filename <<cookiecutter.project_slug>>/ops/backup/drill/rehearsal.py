@@ -30,7 +30,7 @@ from ops.backup.postgres import Address, Connection, contents
 from ops.backup.store import Store
 from ops.backup.wal import receiver
 
-PARTS = ("postgres", "storage")
+PARTS = ("postgres", "storage", "broker")
 DUMP = ".dump"
 MANIFEST = ".json"
 T = TypeVar("T")

@@ -7,11 +7,12 @@ change of names, one that lets nobody in. The next restore, or `restore undo`, c
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 import asyncpg
 import structlog
@@ -33,7 +34,9 @@ LONGEST_NAME = 63
 ADVISORY_LOCK = 0x6261636B7572
 STAMP = re.compile(r"\d{8}t\d{6}z")
 LOADING, FORMER = "_restore_", "_before_"
+TRIAL = "_trial"
 LISTS = ("search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,40 @@ def undo(config: Config) -> list[str]:
             return await _undo(connection, Address(config.dsn).database)
 
     return asyncio.run(work())
+
+
+async def trial(config: Config, wanted: str | None, look: Callable[[Connection], Awaitable[T]]) -> tuple[Manifest, T]:
+    """Restore a dump into a database of its own, compare it, look at it, and drop it. The live one is not touched.
+
+    Args:
+        config: where from, and the server for it.
+        wanted: id of the backup; None takes the newest.
+        look: is given a connection to it; what it answers is returned.
+
+    Raises:
+        Damaged: the backup is not what its manifest says.
+        BackupError: it could not be tried.
+    """
+    store = Store(config)
+    store.open()
+    manifest = choose(store, "dump", wanted)
+    dumped, live, admin = Dumped.of(manifest), Address(config.dsn), Address(config.admin_dsn).of(MAINTENANCE)
+    # One name: what a trial leaves that is killed, the next one clears away.
+    scratch = _name(live.database, TRIAL)
+    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+        file = Path(folder) / "database.dump"
+        async with _alone(admin) as connection:
+            tools = Tools(config.pg_bin, connection.get_server_version().major)
+            await asyncio.to_thread(store.fetch, manifest.only, file)
+            await asyncio.to_thread(tools.check, file)
+            await _execute(connection, "DROP DATABASE IF EXISTS {}", scratch)
+            await _execute(connection, "CREATE DATABASE {} OWNER {}", scratch, live.user)
+            try:
+                await _load(tools, dumped, file, admin.of(scratch), live.user, Path(folder) / "list")
+                async with connected(admin.of(scratch)) as inside:
+                    return manifest, await look(inside)
+            finally:
+                await _execute(connection, "DROP DATABASE IF EXISTS {}", scratch)
 
 
 @asynccontextmanager

@@ -65,6 +65,19 @@ def choose(store: Store, at: datetime | None = None, wanted: str | None = None) 
     Raises:
         BackupError: there is none that makes a pair.
     """
+    found = find(store, at, wanted)
+    if found:
+        return found
+    if wanted:
+        raise BackupError(
+            f"no objects were mirrored since dump {wanted} was made", "python -m ops.backup objects, then try again"
+        )
+    which = f"dump from before {at:%Y-%m-%d %H:%M:%S} UTC" if at else "dump"
+    raise BackupError(f"the store holds no {which} with a mirror of the objects made after it", LOOK)
+
+
+def find(store: Store, at: datetime | None = None, wanted: str | None = None) -> Pair | None:
+    """The same; None where there is none."""
     dumps = [backup.manifest for backup in store.backups("dump") if not backup.fault]
     mirrors = [backup.manifest for backup in store.backups("objects") if not backup.fault]
     for manifest in reversed(dumps):
@@ -73,12 +86,7 @@ def choose(store: Store, at: datetime | None = None, wanted: str | None = None) 
         later = [mirror for mirror in mirrors if listed_at(mirror) >= manifest.created_at]
         if later:
             return Pair(manifest, min(later, key=listed_at))
-        if wanted:
-            raise BackupError(
-                f"no objects were mirrored since dump {wanted} was made", "python -m ops.backup objects, then try again"
-            )
-    which = f"dump {wanted}" if wanted else f"dump from before {at:%Y-%m-%d %H:%M:%S} UTC" if at else "dump"
-    raise BackupError(f"the store holds no {which} with a mirror of the objects made after it", LOOK)
+    return None
 
 
 def belonging(pair: Pair, lives: journal.Journal) -> dict[str, Life]:
