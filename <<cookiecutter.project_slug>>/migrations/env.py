@@ -4,15 +4,20 @@ import asyncio
 from typing import Any, Literal
 
 import asyncpg
+import structlog
 from alembic import context
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.core import audit, idempotency, messages, outbox  # noqa: F401  # core's own tables belong to Base.metadata as well
 from app.core.db import Base
 from app.core.encryption import Sealed
+from app.core.migrations import UNLESS_NEWER, known_revisions
 from app.core.settings import load_settings
 from app.features import modules, settings_of_features
+
+log = structlog.get_logger(__name__)
 
 # A number of our own for the advisory lock: two deploys at once must not migrate twice.
 LOCK = 0x6D6967
@@ -34,6 +39,8 @@ def run(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
     connection.execute(text(f"SET lock_timeout = '{STATEMENT_LOCK_WAIT}'"))
     connection.commit()
+    if context.config.attributes.get(UNLESS_NEWER) and is_newer(connection):
+        return
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -45,6 +52,15 @@ def run(connection: Connection) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def is_newer(connection: Connection) -> bool:
+    """Whether a newer version has migrated this database: then there is nothing to do for this one, and nothing wrong."""
+    applied = set(MigrationContext.configure(connection).get_current_heads())
+    connection.commit()
+    if unknown := applied - known_revisions():
+        log.warning("database_is_newer", revisions=sorted(unknown))
+    return bool(unknown)
 
 
 async def online() -> None:

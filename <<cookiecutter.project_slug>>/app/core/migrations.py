@@ -15,6 +15,9 @@ from alembic.script import ScriptDirectory
 
 from app.core.project import ROOT
 
+# Tells migrations/env.py to leave a newer database alone.
+UNLESS_NEWER = "unless newer"
+
 
 def alembic_config() -> Config:
     """The configuration in alembic.ini, usable from any working directory."""
@@ -48,8 +51,13 @@ def missing(applied: Set[str]) -> frozenset[str]:
 
 
 def upgrade() -> None:
-    """Bring the database to the newest revisions. Several processes may call this at once: one works, the others wait."""
-    command.upgrade(alembic_config(), "heads")
+    """Bring the database to the newest revisions. Several processes may call this at once: one works, the others wait.
+
+    A database that a newer version has migrated is left as it is: after a rollback this one starts on it again.
+    """
+    config = alembic_config()
+    config.attributes[UNLESS_NEWER] = True
+    command.upgrade(config, "heads")
 
 
 def _numbers(folder: Path) -> list[str]:

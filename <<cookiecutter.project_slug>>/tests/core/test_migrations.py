@@ -162,6 +162,26 @@ async def test_two_deploys_at_once(
     assert sum(output.count(b"-> core_0001") for output in outputs) == 1
 
 
+async def test_a_database_of_a_newer_version_is_left_alone(empty_database: str, environment: dict[str, str]) -> None:
+    """After a rollback the stack starts again, migrations first: the older ones have nothing to do, and that is no failure."""
+    database = await asyncpg.connect(empty_database)
+    await database.execute("CREATE TABLE alembic_version (version_num text)")
+    await database.execute("INSERT INTO alembic_version VALUES ('core_0001'), ('newer_0001')")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app.cli", "migrate"),
+        cwd=ROOT,
+        env={**os.environ, **environment, "DATABASE_URL": empty_database},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
+    tables = await database.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    await database.close()
+    assert process.returncode == 0, output
+    assert b"database_is_newer" in output
+    assert [row["tablename"] for row in tables] == ["alembic_version"]
+
+
 def test_a_migration_is_written_from_the_models(
     project_copy: Path, empty_database: str, environment: dict[str, str]
 ) -> None:
