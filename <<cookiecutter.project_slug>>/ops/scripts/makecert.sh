@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # makecert.sh [NAME...]: a certificate for trying stage and prod on one machine; browsers will not trust it.
-# Real ones go to the same two files (docs/runbook/certificates.md); this script never overwrites them.
+# Your own go to the same two files (docs/front-door.md); this script never overwrites them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 folder=${TLS_DIR:-ops/nginx/certs}

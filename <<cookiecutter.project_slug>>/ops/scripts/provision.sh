@@ -150,7 +150,7 @@ ssh-keygen -A >/dev/null
 cat <<TEXT
 provision: ready. Next (docs/deploy.md):
   .env               copy it to $folder/.env: owner $user, mode 600
-  certificate        $folder/ops/nginx/certs
+  certificate        ACME_EMAIL in that .env, or your own: TLS_DIR=./ops/nginx/certs
   DEPLOY_TARGET      $user@$(hostname -f 2>/dev/null || hostname)
   DEPLOY_KNOWN_HOSTS $(hostname -f 2>/dev/null || hostname) $(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)
 TEXT

@@ -17,7 +17,7 @@ from tests.ops.promql import DASHBOARDS, ROOT, TESTS, Rule, alerts, asked_for, m
 
 PARTS = ("Symptom", "Check", "Act", "Undo", "Verify")
 # What others export than the service: tests/system asks those.
-FOREIGN = re.compile(r"up|(pg|redis|node|probe|alertmanager|prometheus|backup)_.*")
+FOREIGN = re.compile(r"up|(pg|redis|node|probe|alertmanager|prometheus|backup|certificate)_.*")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ VALUED = {"--tail", "--since", "--scale", "--user", "-u", "--file", "-f", "--env
 
 def services() -> set[str]:
     """All that any environment has."""
-    files = [ROOT / "compose.yaml", *(ROOT / "ops/compose/rooms").glob("*.yaml")]
+    files = [ROOT / "compose.yaml", *(ROOT / "ops/compose/rooms").glob("*.yaml"), ROOT / "ops/compose/stage.yaml"]
     return {name for path in files for name in yaml.safe_load(path.read_text("utf-8"))["services"]}
 
 
