@@ -6,18 +6,20 @@ names every part, and only to whoever holds HEALTH_TOKEN.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from enum import StrEnum
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import text
+from sqlalchemy import Row, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.access import Access
 from app.core.db import Server
 from app.core.errors import Unavailable
+from app.core.messages.models import Lane
 from app.core.migrations import missing
 from app.core.project import project
 from app.core.resources import AppResources, Resources
@@ -129,6 +131,7 @@ async def check_parts(resources: Resources, only: frozenset[str] | None = None) 
     checks: dict[str, Callable[[], Awaitable[None]]] = {part.name: part.check for part in resources.checked}
     checks["worker"] = lambda: _worker(resources)
     checks["migrations"] = lambda: _migrations(resources)
+    checks["messages"] = lambda: _messages(resources)
     names = [name for name in checks if only is None or name in only]
     results = await asyncio.gather(*(_timed(checks[name]) for name in names))
     return dict(zip(names, results, strict=True))
@@ -155,6 +158,18 @@ async def _worker(resources: Resources) -> None:
         raise RuntimeError("no worker has been heard of")
     if (silence := time.time() - heard) > WORKER_SILENCE_SECONDS:
         raise RuntimeError(f"no worker has been heard of for {silence:.0f} s")
+
+
+async def _messages(resources: Resources) -> None:
+    """Name each channel whose outage the admin is told of. While the database is away nothing is known of them."""
+    down: Sequence[Row[str, str | None]] = ()
+    late = timedelta(seconds=resources.settings.messages.tell_after_seconds)
+    outages = select(Lane.channel, Lane.error).where(Lane.failures > 0, Lane.down_since <= func.now() - late)
+    with suppress(Unavailable, SQLAlchemyError, TimeoutError):
+        async with asyncio.timeout(DEADLINE_SECONDS / 2), resources.db.read() as session:
+            down = (await session.execute(outages.order_by(Lane.channel))).all()
+    if down:
+        raise RuntimeError("; ".join(f"{channel}: {error}" for channel, error in down))
 
 
 async def _migrations(resources: Resources) -> None:

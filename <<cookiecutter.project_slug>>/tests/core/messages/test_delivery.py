@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import delete, func, select, update
 
+from app.core.health import check_parts
 from app.core.messages import (
     Channel,
     Email,
@@ -98,6 +99,11 @@ async def rows(resources: "Resources") -> list[MessageRow]:
     """Every message, oldest first."""
     async with resources.db.read() as session:
         return list(await session.scalars(select(MessageRow).order_by(MessageRow.id)))
+
+
+async def health_of(resources: "Resources") -> str | None:
+    """What /health/detailed says is wrong with messages."""
+    return (await check_parts(resources, only=frozenset({"messages"})))["messages"].error
 
 
 async def lane(resources: "Resources", channel: Channel) -> Lane | None:
@@ -312,6 +318,8 @@ class TestOutage:
         await put(resources, *(MAIL for _ in range(10)))
         await work_off(patient, Channel.EMAIL)
         assert len(await rows(resources)) == 10, "not yet"
+        assert await health_of(patient) is None
+        assert await health_of(resources) == "RuntimeError: email: SMTPDataError (SMTP 421)"
         for _ in range(3):
             await hurry(resources)
             await work_off(resources, Channel.EMAIL)
@@ -323,6 +331,7 @@ class TestOutage:
             await hurry(resources)
             await work_off(resources, Channel.EMAIL)
         await work_off(resources, Channel.SLACK)
+        assert await health_of(resources) is None
         assert len(http.taken) == 2
         assert "go out again" in http.taken[1].json["text"]
         http.always = Fault("status", 503)
