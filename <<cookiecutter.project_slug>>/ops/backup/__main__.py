@@ -142,11 +142,11 @@ def logs(
 
 @cli.command()
 def prove() -> None:
-    """Restore the newest backups to scratch places and compare: dump, physical backup, broker, objects, the pair."""
-    from ops.backup import prove as proving
+    """Restore the newest backup of each kind to a scratch place, compare it, and store the result."""
+    from ops.backup import proof
 
     config = _config()
-    _report("proof", lambda: [proving.run(config)])
+    _report("proof", lambda: [proof.run(config)])
 
 
 @cli.command()

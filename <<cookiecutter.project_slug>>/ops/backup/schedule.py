@@ -230,11 +230,12 @@ class Scheduler:
 
 
 def serve(scheduler: Scheduler, host: str, port: int) -> None:
-    """Run it until SIGTERM or SIGINT, with its metrics on a port."""
-    server = Server(host, port, scheduler.figures, scheduler.heartbeat.alive)
+    """Run it until SIGTERM or SIGINT, with its metrics on a port; 0 is none."""
+    server = Server(host, port, scheduler.figures, scheduler.heartbeat.alive) if port else None
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: scheduler.stop())
         scheduler.run()
     finally:
-        server.close()
+        if server:
+            server.close()

@@ -18,7 +18,7 @@ class Known:
     """The backups of a kind.
 
     Attributes:
-        made: when the last one was; None where there is none.
+        made: when the last one was; of a mirror, when it looked at the bucket. None where there is none.
         size: of what is backed up in the last one, in bytes, and in the one before.
         seconds: how long the last one took.
         kept: good ones in the store.
@@ -76,7 +76,7 @@ class State:
         last = good[-1].manifest
         keep = self._config.keep.get(kind)
         return Known(
-            made=last.created_at,
+            made=_moment(last),
             size=_size(good[-1]),
             size_before=_size(good[-2]) if len(good) > 1 else None,
             seconds=last.seconds,
@@ -85,6 +85,12 @@ class State:
             held=retention.expired(good, keep).warning if keep else "",
             details=last.details,
         )
+
+
+def _moment(manifest: Manifest) -> datetime:
+    """Up to when it knows: a mirror that began before a dump is no pair with it, however late it ended."""
+    listed = manifest.details.get("listed_at") if manifest.kind == "objects" else None
+    return datetime.fromisoformat(listed) if isinstance(listed, str) else manifest.created_at
 
 
 def _size(backup: Backup) -> int:

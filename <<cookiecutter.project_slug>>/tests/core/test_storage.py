@@ -240,6 +240,7 @@ async def test_the_bucket_keeps_old_versions(settings_with: "SettingsWith", moto
     assert cors["CORSRules"][0]["AllowedOrigins"] == ["https://app.example.com"]
     assert rule["Status"] == "Enabled"
     assert rule["NoncurrentVersionExpiration"]["NoncurrentDays"] == 17
+    assert rule["Expiration"]["ExpiredObjectDeleteMarker"] is True
     assert rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] == 1
     assert len(versions["Versions"]) == 2
 

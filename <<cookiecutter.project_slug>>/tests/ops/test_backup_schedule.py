@@ -284,13 +284,18 @@ def test_metrics_and_health_are_served() -> None:
 def test_the_memory_is_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a restart the figures are what they were: they come from the manifests."""
 
-    def stored(sequence: int, days: float, size: int, fault: str = "", **details: int) -> Stored:
+    def stored(sequence: int, days: float, size: int, fault: str = "", **details: object) -> Stored:
         made = NOON - days * DAY
         manifest = Manifest("objects", f"{sequence:06d}-x", sequence, made, (Part("p", size, ""),), 2.5, details)
         return Stored(manifest, made, fault)
 
+    listed = (NOON - DAY - HOUR).isoformat()
     kinds = {
-        "objects": [stored(1, 2, 5, object_bytes=100), stored(2, 1, 6, object_bytes=40), stored(3, 0, 7, "missing")],
+        "objects": [
+            stored(1, 2, 5, object_bytes=100),
+            stored(2, 1, 6, object_bytes=40, listed_at=listed),
+            stored(3, 0, 7, "missing"),
+        ],
         "dump": [stored(1, 60, 5), stored(2, 10, 6), stored(3, 0, 6), stored(4, 0, 6)],
     }
     config = Config(dsn="", admin_dsn="", store=Storage(), prefix="", keep={"dump": Keep(5, 1), "objects": Keep(5, 1)})
@@ -299,7 +304,7 @@ def test_the_memory_is_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking._store, "unreadable", lambda _kind: [])
     looking.refresh()
     known = looking.kinds["objects"]
-    assert (known.made, known.size, known.size_before, known.kept, known.damaged) == (NOON - DAY, 40, 100, 2, 1)
+    assert (known.made, known.size, known.size_before, known.kept, known.damaged) == (NOON - DAY - HOUR, 40, 100, 2, 1)
     assert not known.held
     kinds["dump"].pop()
     assert expired(kinds["dump"], Keep(5, 1)).warning

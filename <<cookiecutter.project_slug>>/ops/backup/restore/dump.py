@@ -12,20 +12,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import asyncpg
 import structlog
 
 from ops.backup.choose import choose
 from ops.backup.config import Config
-from ops.backup.contents import Dumped, Outside
+from ops.backup.contents import Contents, Dumped, Outside
 from ops.backup.errors import BackupError, Damaged, Refused
 from ops.backup.manifest import Manifest
 from ops.backup.postgres import Address, Connection, Tools, connected, contents
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 # Reached by every role by default, and never the one that is restored.
 MAINTENANCE = "postgres"
@@ -33,10 +34,8 @@ LONGEST_NAME = 63
 # One at a time on a server; PostgreSQL lets it go when the process is gone, however it ended.
 ADVISORY_LOCK = 0x6261636B7572
 STAMP = re.compile(r"\d{8}t\d{6}z")
-LOADING, FORMER = "_restore_", "_before_"
-TRIAL = "_trial"
+LOADING, FORMER, PROOF = "_restore_", "_before_", "_proof_"
 LISTS = ("search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,38 +109,47 @@ def undo(config: Config) -> list[str]:
     return asyncio.run(work())
 
 
-async def trial(config: Config, wanted: str | None, look: Callable[[Connection], Awaitable[T]]) -> tuple[Manifest, T]:
-    """Restore a dump into a database of its own, compare it, look at it, and drop it. The live one is not touched.
+@dataclass(frozen=True)
+class Rehearsed(Generic[T]):
+    """What a restore for trial found.
 
-    Args:
-        config: where from, and the server for it.
-        wanted: id of the backup; None takes the newest.
-        look: is given a connection to it; what it answers is returned.
+    Attributes:
+        seen: what `look` returned.
+    """
+
+    contents: Contents
+    seen: T
+
+
+def rehearse(config: Config, wanted: str, look: Callable[[Connection], Awaitable[T]]) -> Rehearsed[T]:
+    """Restore a dump into a database of its own, compare it with its manifest, look at it, and drop it.
 
     Raises:
-        Damaged: the backup is not what its manifest says.
-        BackupError: it could not be tried.
+        Damaged: it is not what was dumped.
+        BackupError: anything else.
     """
     store = Store(config)
-    store.open()
-    manifest = choose(store, "dump", wanted)
-    dumped, live, admin = Dumped.of(manifest), Address(config.dsn), Address(config.admin_dsn).of(MAINTENANCE)
-    # One name: what a trial leaves that is killed, the next one clears away.
-    scratch = _name(live.database, TRIAL)
-    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
-        file = Path(folder) / "database.dump"
+    dumped = Dumped.of(manifest := choose(store, "dump", wanted))
+    live, admin = Address(config.dsn), Address(config.admin_dsn).of(MAINTENANCE)
+
+    async def work(file: Path, listing: Path) -> Rehearsed[T]:
         async with _alone(admin) as connection:
+            await _undo(connection, live.database)
             tools = Tools(config.pg_bin, connection.get_server_version().major)
-            await asyncio.to_thread(store.fetch, manifest.only, file)
-            await asyncio.to_thread(tools.check, file)
-            await _execute(connection, "DROP DATABASE IF EXISTS {}", scratch)
-            await _execute(connection, "CREATE DATABASE {} OWNER {}", scratch, live.user)
+            trial = _name(live.database, f"{PROOF}{datetime.now(UTC):%Y%m%dt%H%M%Sz}")
+            await _execute(connection, "CREATE DATABASE {} OWNER {}", trial, live.user)
             try:
-                await _load(tools, dumped, file, admin.of(scratch), live.user, Path(folder) / "list")
-                async with connected(admin.of(scratch)) as inside:
-                    return manifest, await look(inside)
+                await _load(tools, dumped, file, admin.of(trial), live.user, listing)
+                async with connected(admin.of(trial)) as inside:
+                    return Rehearsed(dumped.contents, await look(inside))
             finally:
-                await _execute(connection, "DROP DATABASE IF EXISTS {}", scratch)
+                await _execute(connection, "DROP DATABASE IF EXISTS {} WITH (FORCE)", trial)
+
+    with tempfile.TemporaryDirectory(prefix="proof-") as folder:
+        file = Path(folder) / "database.dump"
+        store.fetch(manifest.only, file)
+        Tools(config.pg_bin, dumped.server_major).check(file)
+        return asyncio.run(work(file, Path(folder) / "list"))
 
 
 @asynccontextmanager
@@ -157,6 +165,7 @@ async def _undo(connection: Connection, live: str) -> list[str]:
     rows = await connection.fetch("SELECT datname, datallowconn FROM pg_database WHERE NOT datistemplate")
     allows = {row["datname"]: row["datallowconn"] for row in rows}
     left = [name for name in allows if _is_named(name, live, LOADING)]
+    trials = [name for name in allows if _is_named(name, live, PROOF)]
     former = [name for name in allows if _is_named(name, live, FORMER)]
     done = []
     # A loaded copy beside it tells that it was the restore that closed the live one; an operator may have had reasons.
@@ -164,7 +173,7 @@ async def _undo(connection: Connection, live: str) -> list[str]:
     for name in shut:
         await _execute(connection, "ALTER DATABASE {} ALLOW_CONNECTIONS true", name)
         done.append(f"{name} lets its users in again")
-    for name in left:
+    for name in left + trials:
         await _execute(connection, "DROP DATABASE {} WITH (FORCE)", name)
         done.append(f"dropped {name}, which a killed restore left")
     if done:
