@@ -74,7 +74,7 @@ def figures(kind: str, known: Known, failed: bool, interval: float) -> dict[str,
 class Server:
     """Answers /metrics, and /health with 200 while `alive`."""
 
-    def __init__(self, host: str, port: int, figures: Figures, alive: Callable[[], bool]) -> None:
+    def __init__(self, host: str, port: int, figures: Collector, alive: Callable[[], bool]) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(figures)
 

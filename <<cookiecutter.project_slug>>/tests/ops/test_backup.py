@@ -10,8 +10,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from typer.testing import CliRunner
 
-from devstack import Stack, StackError
+from devstack import Stack
+from ops.backup import proof
+from ops.backup.__main__ import cli
 from ops.backup.config import Keep
 from ops.backup.drill.frame import Drill, DrillFailed
 from ops.backup.drill.rehearsal import PARTS, Rehearsal
@@ -247,26 +250,67 @@ def test_the_metrics_of_a_failed_run_keep_the_last_success(tmp_path: Path) -> No
     assert [entry.name for entry in file.parent.iterdir()] == ["backup.prom"]
 
 
-def test_the_commands(rehearsal: Rehearsal, tmp_path: Path) -> None:
-    """As an operator types them: what they print, and that a refusal is an exit code."""
-    servers, metrics = rehearsal.stack, tmp_path / "backup.prom"
-    servers.env |= {"BACKUP_S3_PREFIX": rehearsal.config.prefix, "BACKUP_METRICS_FILE": str(metrics)}
-    made = servers.run("-m", "ops.backup", "dump")
-    event = json.loads(made.splitlines()[-1])
+def test_the_commands(rehearsal: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an operator types them: what they print, and that a refusal is an exit code. One of them as a process."""
+    metrics = tmp_path / "backup.prom"
+    for name, value in (rehearsal.environment | {"BACKUP_METRICS_FILE": str(metrics)}).items():
+        monkeypatch.setenv(name, value)
+
+    def typed(*words: str) -> str:
+        said = CliRunner().invoke(cli, words)
+        if said.exception:
+            raise said.exception
+        return said.output
+
+    made = rehearsal.child("-m", "ops.backup", "dump")
+    assert made.returncode == 0
+    event = json.loads(made.stdout.splitlines()[-1])
     assert event["event"] == "backup_made"
     assert event["bytes"] > 0
+    assert event["backup"] in typed("list")
+    assert "is whole" in typed("verify", "--from", event["backup"])
+    with pytest.raises(Refused, match="FORCE=1"):
+        typed("restore", "dump")
+    assert "next:" in typed("restore", "dump", "--force")
+    assert "nothing to clear up" in typed("restore", "undo")
+    with pytest.raises(Damaged, match="no dump no-such"):
+        typed("verify", "--from", "no-such")
+    typed("dump")
     assert "backup_last_run_success 1" in metrics.read_text()
-    assert event["backup"] in servers.run("-m", "ops.backup", "list")
-    assert "is whole" in servers.run("-m", "ops.backup", "verify", "--from", event["backup"])
-    with pytest.raises(StackError, match="FORCE=1"):
-        servers.run("-m", "ops.backup", "restore", "dump")
-    assert "next:" in servers.run("-m", "ops.backup", "restore", "dump", "--force")
-    with pytest.raises(StackError, match="no dump no-such"):
-        servers.run("-m", "ops.backup", "verify", "--from", "no-such")
     rehearsal.destroy()
-    with pytest.raises(StackError, match="could not connect"):
-        servers.run("-m", "ops.backup", "dump")
+    with pytest.raises(BackupError, match="could not connect"):
+        typed("dump")
     assert "backup_last_run_success 0" in metrics.read_text()
+
+
+def test_a_proof_leaves_nothing_but_its_result(rehearsal: Rehearsal) -> None:
+    """And fails where the newest backup cannot be restored, though the live database is in perfect order."""
+    made = run(rehearsal.config).manifest
+    live, databases = rehearsal.look(), rehearsal.databases()
+    proven = proof.run(rehearsal.config).manifest
+    assert proven.details["dump"]["backup"] == made.id
+    assert proven.details["dump"]["rows"] == ROWS + 3
+    contents = made.details["contents"]
+    wrong = {**made.details, "contents": {**contents, "tables": {**contents["tables"], "rehearsal.thing": 1}}}
+    rehearsal.rewrite_manifest(made.id, details=wrong)
+    with pytest.raises(BackupError, match="rows expected"):
+        proof.run(rehearsal.config)
+    assert len(rehearsal.store().backups("proof")) == 1
+    assert (rehearsal.look(), rehearsal.databases()) == (live, databases)
+
+
+def test_keys_that_may_not_delete_are_good_keys(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BACKUP_DELETE=off: old ones stay for the bucket's own lifecycle, and nobody tries to delete them."""
+    names = [run(rehearsal.config).manifest.id for _ in range(2)]
+    rehearsal.age({names[0]: 90})
+
+    def never(_self: Store, *names: str) -> None:
+        raise AssertionError(f"tried to delete {names}")
+
+    monkeypatch.setattr(Store, "delete", never)
+    outcome = run(rehearsal.with_(keep={"dump": Keep(30, 1)}, may_delete=False))
+    assert outcome.let_go is not None
+    assert outcome.let_go.kept == 3
 
 
 def test_the_drill_can_fail(rehearsal: Rehearsal) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ops.backup.metrics import DRILL, GAUGES
+from ops.backup.wal.serve import FIGURES
 from ops.check.__main__ import main
 from tests.ops.monitors import program
 from tests.ops.promql import DASHBOARDS, ROOT, TESTS, Rule, alerts, asked_for, metrics_of, panels
@@ -116,7 +117,7 @@ def test_alarms_of_backups_name_figures_that_their_scheduler_has() -> None:
     """It is no part of the application, so the test above does not ask it."""
     asked = {name for name in asked_for() if name.startswith("backup_")}
     assert asked
-    assert asked <= {*GAUGES, *DRILL, "backup_wal_lag_seconds"}  # the last is of the service `wal`
+    assert asked <= {*GAUGES, *DRILL, *FIGURES}
 
 
 def test_dashboards_are_what_grafana_reads() -> None:

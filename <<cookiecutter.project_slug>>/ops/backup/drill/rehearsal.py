@@ -86,6 +86,7 @@ class Rehearsal:
                 bucket=env["BACKUP_S3_BUCKET"],
                 access_key=env["BACKUP_S3_ACCESS_KEY"],
                 secret_key=SecretStr(env["BACKUP_S3_SECRET_KEY"]),
+                timeout_seconds=120,  # this store reads every file that it lists
             ),
             prefix=prefix,
             keep={"dump": Keep(days=30, last=3), "base": Keep(days=7, last=2, reaches=True), "proof": Keep(30, 3)},

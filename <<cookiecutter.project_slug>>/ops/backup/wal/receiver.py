@@ -46,7 +46,7 @@ WAITING = 8
 
 @dataclass
 class Health:
-    """How the receiving stands; `None` is not known.
+    """How the receiving stood at `sampled`; `None` is not known.
 
     Attributes:
         lag: seconds since the oldest change that is not in the store.
@@ -56,11 +56,18 @@ class Health:
         missing: segments that are lacking behind the newest base.
     """
 
-    lag: float | None = None
+    lag: float = 0.0
     waiting: int | None = None
     slot_left: int | None = None
     stored_at: datetime | None = None
     missing: int | None = None
+    sampled: float = field(default_factory=time.monotonic)
+
+    @property
+    def lag_now(self) -> float:
+        """The lag, growing for as long as nobody could ask: what is not known to be stored counts as lost."""
+        unknown = time.monotonic() - self.sampled - 2 * SAMPLE_SECONDS
+        return self.lag + max(0.0, unknown)
 
 
 @dataclass
@@ -90,9 +97,9 @@ class Lag:
 class Receiver:
     """Runs until `stop`. Failures of server and store are logged and tried again; nothing is lost by them but time."""
 
-    def __init__(self, config: Config, told: Callable[[Health], None] = lambda _: None) -> None:
-        """`told` is given the standing every few seconds."""
-        self._config, self._told = config, told
+    def __init__(self, config: Config, turned: Callable[[], None] = lambda: None) -> None:
+        """`turned` is called with each turn of the loop."""
+        self._config, self._turned = config, turned
         self._store = Store(config)
         self._stop = asyncio.Event()
         self.health = Health()
@@ -106,6 +113,7 @@ class Receiver:
         """Receive."""
         failed = False
         while not self._stop.is_set():
+            self._turned()
             try:
                 await self._session()
                 failed = False
@@ -177,6 +185,7 @@ class Receiver:
         sampled = looked = 0.0
         with ThreadPoolExecutor(UPLOADS, thread_name_prefix="wal") as pool:
             while True:
+                self._turned()
                 stopping = self._stop.is_set() or process.poll() is not None
                 stored = await self._store_finished(connection, archive, spool, process, pool, stored, start.size)
                 now = time.monotonic()
@@ -230,11 +239,10 @@ class Receiver:
         health, slot = self.health, await replication.slot(connection)
         health.waiting = max(0, lsn - stored)
         health.slot_left = slot.left if slot else None
-        health.lag = self._lag.seconds(now, stored)
+        health.lag, health.sampled = self._lag.seconds(now, stored), now
         if health.waiting > size and health.stored_at:
             # More than one segment behind: then it began no later than when the last one was stored, also before this start.
             health.lag = max(health.lag, (datetime.now(UTC) - health.stored_at).total_seconds())
-        self._told(health)
 
     def _missing(self, archive: Archive) -> int | None:
         """Segments that are lacking behind the newest base of this system."""
