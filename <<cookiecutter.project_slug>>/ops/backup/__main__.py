@@ -364,12 +364,17 @@ def restore_base(
     ] = None,
     force: Force = False,
     scratch: Annotated[bool, typer.Option(help="Only to look at: no fresh backup is made of it.")] = False,
+    fresh: Annotated[
+        bool, typer.Option(help="Make a full backup of the result first; without it the service is back sooner.")
+    ] = True,
     superuser: Annotated[str, typer.Option(help="Superuser of the cluster.")] = SUPERUSER,
 ) -> None:
     """Recover the whole cluster as it was at any second, look at it, and put it in the place of the live data."""
     target = Target(None if to == "latest" else _moment(to), before, timeline, despite_gap)
     config = _config()
-    result = recovering.restore(config, into, target, wanted=wanted, force=force, scratch=scratch, superuser=superuser)
+    result = recovering.restore(
+        config, into, target, wanted=wanted, force=force, scratch=scratch, fresh=fresh, superuser=superuser
+    )
     steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items())
     print(
         f"{result.folder} is base {result.base.id} and {result.segments} segments of the log, on timeline {result.timeline}."
@@ -379,7 +384,9 @@ def restore_base(
         print(f"  {database}: {contents.rows:,} rows in {len(contents.tables)} tables, each of them read")
     print("next:")
     if not scratch:
-        print("  - start PostgreSQL on it, then the receiver of the log; a full backup of it is made already")
+        print("  - start PostgreSQL on it, then the receiver of the log")
+        made = "a full backup of it is made already" if result.fresh else "then, at once: python -m ops.backup base"
+        print(f"  - {made}")
         print("  - the code may be newer than the data: make migrate")
     if result.kept:
         print(f"  - the former data are in {result.kept}. When nobody misses them: rm -r {result.kept}")

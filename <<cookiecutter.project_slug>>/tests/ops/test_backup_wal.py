@@ -20,7 +20,7 @@ from devstack import Stack
 from ops.backup import physical
 from ops.backup.config import Config, Keep
 from ops.backup.errors import Damaged
-from ops.backup.manifest import Manifest
+from ops.backup.manifest import Kind, Manifest
 from ops.backup.restore import fetch
 from ops.backup.restore.feeder import Feeder
 from ops.backup.store import Store
@@ -82,7 +82,7 @@ def config(servers: Stack) -> Config:
         access_key=env["BACKUP_S3_ACCESS_KEY"],
         secret_key=SecretStr(env["BACKUP_S3_SECRET_KEY"]),
     )
-    keep = {"base": Keep(7, 2, reaches=True)}
+    keep: dict[Kind, Keep] = {"base": Keep(7, 2, reaches=True)}
     config = Config("", "", store, f"{uuid4()}/", keep, keys={"k1": os.urandom(32)}, may_make_bucket=True)
     Store(config).open()
     return config
@@ -205,7 +205,7 @@ def test_a_lag_that_nobody_can_ask_for_grows() -> None:
     assert health.lag_now > 900
 
 
-def copy(change: Callable[[dict[str, bytes]], None] = lambda _: None) -> list[bytes]:
+def copy(change: Callable[[dict[str, bytes]], object] = lambda _: None) -> list[bytes]:
     """A tiny cluster as pg_basebackup sends it; `change` is made behind the back of the server's manifest."""
     files = {"PG_VERSION": b"18\n", "base/1/112": b"rows", "global/pg_control": b"state"}
     listed = [
@@ -239,12 +239,12 @@ def test_a_copy_is_read_to_its_end(tmp_path: Path) -> None:
     assert (tmp_path / "base/1/112").stat().st_mode & 0o777 == 0o600
 
 
-CHANGES: dict[str, Callable[[dict[str, bytes]], None]] = {
+CHANGES: dict[str, Callable[[dict[str, bytes]], object]] = {
     "one byte of a file": lambda files: files.update({"base/1/112": b"rowz"}),
     "a shorter file": lambda files: files.update({"base/1/112": b"row"}),
-    "a missing file": lambda files: files.pop("global/pg_control") and None,
+    "a missing file": lambda files: files.pop("global/pg_control"),
     "a file too many": lambda files: files.update({"base/1/999": b""}),
-    "no manifest": lambda files: files.pop("backup_manifest") and None,
+    "no manifest": lambda files: files.pop("backup_manifest"),
     "a changed manifest": lambda files: files.update(
         {"backup_manifest": files["backup_manifest"].replace(b"PG_VERSION", b"PG_VERSI0N")}
     ),
@@ -254,7 +254,7 @@ CHANGES: dict[str, Callable[[dict[str, bytes]], None]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_a_copy_that_is_not_what_the_server_read_is_refused(
-    change: Callable[[dict[str, bytes]], None], tmp_path: Path
+    change: Callable[[dict[str, bytes]], object], tmp_path: Path
 ) -> None:
     """Each of its files stands in the server's own manifest, and that has a checksum of its own."""
     for folder in ("base/1", "global", "pg_wal"):

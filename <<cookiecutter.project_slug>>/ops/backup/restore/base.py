@@ -93,6 +93,7 @@ def restore(
     wanted: str | None = None,
     force: bool = False,
     scratch: bool = False,
+    fresh: bool = True,
     superuser: str = SUPERUSER,
 ) -> Recovered:
     """Bring a cluster back as it was at a moment.
@@ -104,6 +105,8 @@ def restore(
         wanted: id of the base; otherwise the newest one made before the moment.
         force: also where there are data; they are kept under another name.
         scratch: only to look at: no timeline is claimed in the store, and no fresh backup is made.
+        fresh: make a full backup of the result before it goes live. Without it the service is back sooner, and until one
+            is made by hand, nothing written from then on can be recovered by the log.
         superuser: of the cluster.
 
     Raises:
@@ -121,7 +124,7 @@ def restore(
         _refuse(into, force)
         manifest = _choose(store, target, wanted)
         with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as private:  # a socket's path must be short
-            work = _Work(config, store, manifest, into, target, Path(private), superuser, scratch)
+            work = _Work(config, store, manifest, into, target, Path(private), superuser, scratch, fresh)
             return work.run()
 
 
@@ -157,6 +160,7 @@ class _Work:
     private: Path
     superuser: str
     scratch: bool
+    fresh: bool
 
     def run(self) -> Recovered:
         base, cluster = Base.of(self.manifest), _beside(self.into, RESTORING)
@@ -253,7 +257,7 @@ class _Work:
             seconds=seconds,
         )
 
-    def _claim(self, server: PrivateServer, cluster: Path, base: Base, timeline: int) -> Manifest:
+    def _claim(self, server: PrivateServer, cluster: Path, base: Base, timeline: int) -> Manifest | None:
         """Store where the new timeline comes from, so that no later recovery takes its number; then a full backup of it."""
         name = f"{timeline:08X}.history"
         Archive(self.store, base.system, base.segment_bytes).put(name, (cluster / "pg_wal" / name).read_bytes())
@@ -264,7 +268,7 @@ class _Work:
                 await replication.ensure_slot(connection)
 
         asyncio.run(hold_the_log())
-        return bases.run(config).manifest
+        return bases.run(config).manifest if self.fresh else None
 
     def _swap(self, cluster: Path) -> Path | None:
         """The change of names. Killed in between, the next run finds the ready copy and no folder, and finishes it."""
