@@ -1,5 +1,6 @@
 """The whole production stack: healthy in time, hardened, closed, and up again when killed."""
 
+import os
 import re
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ def health_of(container: dict[str, Any]) -> str:
 
 
 def test_everything_is_healthy_within_a_minute(live: Server) -> None:
-    """Stopped and started whole, as after a new kernel."""
+    """Stopped and started whole, as after a new kernel. START_SECONDS: more than 60, for a machine that does much else."""
     names = [container["Name"] for container in live.containers()]
     run("docker", "stop", "--time", "60", *names)
     began = time.monotonic()
@@ -45,7 +46,7 @@ def test_everything_is_healthy_within_a_minute(live: Server) -> None:
     assert {health_of(container) for container in live.containers()} == {"healthy"}
     assert live.ready()
     print(f"{len(names)} containers healthy in {seconds:.1f} s")
-    assert seconds < 60
+    assert seconds < float(os.environ.get("START_SECONDS", "60"))
 
 
 def test_no_port_is_open_but_those_of_nginx(live: Server) -> None:
