@@ -74,14 +74,14 @@ def begin(project: Path) -> Path:
     return project
 
 
-def update(project: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def update(project: Path, *arguments: str, baked_by: str = sys.executable) -> subprocess.CompletedProcess[str]:
     """Run the newest update command in a project, which may be too old to have one: see tools/adopt.py."""
     return subprocess.run(
         [sys.executable, str(ROOT / "tools" / "adopt.py"), str(project), *arguments],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "TEMPLATE_PYTHON": sys.executable, **variables},
+        env={**os.environ, "TEMPLATE_PYTHON": baked_by},
         timeout=120,
     )
 
@@ -327,9 +327,9 @@ class Small:
         (self.template / "cookiecutter.json").write_text(json.dumps(self.questions))
         return commit(self.template, "another state")
 
-    def update(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    def update(self, *arguments: str, baked_by: str = sys.executable) -> subprocess.CompletedProcess[str]:
         """Bring the newest state in."""
-        return update(self.project, "--template", str(self.template), *arguments, **variables)
+        return update(self.project, "--template", str(self.template), *arguments, baked_by=baked_by)
 
 
 def text(name: str, count: int = 40) -> list[str]:
@@ -588,6 +588,61 @@ def test_the_record_says_commit_and_address(history: Path, tmp_path: Path) -> No
     assert checked_out(tmp_path / "tree") == (head, "git@git.example.com:team/template.git")
     shutil.rmtree(clone / ".git")
     assert checked_out(clone) == (None, "")
+
+
+@pytest.mark.slow
+def test_a_template_says_what_it_is_baked_by(tmp_path: Path) -> None:
+    """Its own lock is installed, once, into the project's cache, which git ignores; without one it is said."""
+    small = Small(tmp_path, {"a.txt": b"a\n", ".gitignore": b".cache/\n"})
+    small.publish({"a.txt": b"b\n", ".gitignore": b".cache/\n"})
+    refused = small.update(baked_by="")
+    assert refused.returncode == 1
+    assert "TEMPLATE_PYTHON" in refused.stderr
+    (small.template / "requirements").mkdir()
+    shutil.copy(ROOT / "requirements" / "bake.txt", small.template / "requirements" / "bake.txt")
+    commit(small.template)
+    done = small.update(baked_by="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (small.project / "a.txt").read_text() == "b\n"
+    assert git(small.project, "status", "--porcelain") == ""
+    assert len(list((small.project / ".cache" / "template").glob("python-*/bin/python"))) == 1
+
+
+def test_cruft_knows_the_project_too(history: Path, tmp_path: Path) -> None:
+    """A project baked by it, and one baked without: checked, compared and updated, and nothing is rejected."""
+    newer = tmp_path / "template"
+    git(tmp_path, "clone", "--quiet", "--shared", str(history), str(newer))
+
+    def cruft(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("cruft")), *arguments]
+        environment = {
+            **os.environ,
+            "HOME": str(tmp_path),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        return subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment
+        )
+
+    made = cruft(tmp_path, "create", str(newer), "--no-input", "--output-dir", str(tmp_path / "made"))
+    assert made.returncode == 0, made.stdout + made.stderr
+    plain = by_command(newer, tmp_path / "plain")
+    record = json.loads((plain / ".cruft.json").read_text())
+    (plain / ".cruft.json").write_text(json.dumps({**record, "template": str(newer)}))
+    projects = [begin(project) for project in (next((tmp_path / "made").iterdir()), plain)]
+    for project in projects:
+        assert cruft(project, "check").returncode == 0
+        assert cruft(project, "diff", "--exit-code").stdout == ""
+    with (newer / TEMPLATE_FOLDER / "CONTRIBUTING.md").open("a") as file:
+        file.write("\nNewer.\n")
+    commit(newer, "newer")
+    for project in projects:
+        assert cruft(project, "check").returncode == 1
+        updated = cruft(project, "update", "--skip-apply-ask")
+        assert updated.returncode == 0, updated.stdout + updated.stderr
+        assert (project / "CONTRIBUTING.md").read_text().endswith("\nNewer.\n")
+        assert [path for path in _own_files(project) if path.endswith(".rej")] == []
+        assert json.loads((project / ".cruft.json").read_text())["commit"] == git(newer, "rev-parse", "HEAD").strip()
 
 
 def test_the_update_command_needs_nothing_but_python_and_git() -> None:
