@@ -86,6 +86,23 @@ def update(project: Path, *arguments: str, baked_by: str = sys.executable) -> su
     )
 
 
+def make(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a target of the project's own Makefile."""
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VENV", "PYTHON"))
+    }
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**own, "PATH": path, "TEMPLATE_PYTHON": sys.executable},
+        timeout=120,
+    )
+
+
 @pytest.fixture(scope="session")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """This repository with the present state as its newest commit, whether that is committed or not."""
@@ -293,7 +310,12 @@ def test_the_example_stays_deleted(history: Path, tmp_path: Path) -> None:
         with (newer / TEMPLATE_FOLDER / path).open("a") as file:
             file.write("# newer\n")
     commit(newer, "newer")
-    done = update(project, "--template", str(newer))
+    # By the doors that its page names.
+    assert make(project, "template-check", f"TEMPLATE={newer}").returncode == 2
+    shown = make(project, "template-diff", f"TEMPLATE={newer}")
+    assert shown.returncode == 0
+    assert "+# newer" in shown.stdout
+    done = make(project, "template-update", f"TEMPLATE={newer}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (project / "app/features/documents").exists()
     assert (project / "app/core/db.py").read_text().endswith("# newer\n")
