@@ -65,6 +65,9 @@ class State:
         Raises:
             BackupError: the store does not answer; what was known stays.
         """
+        if not self.kinds:
+            # In development the first run makes the bucket; elsewhere this says that there is none.
+            self._store.open()
         self.kinds = {kind: self._known(kind) for kind in KINDS}
 
     def _known(self, kind: Kind) -> Known:

@@ -23,6 +23,7 @@ from ops.backup.objects import mirror
 from ops.backup.objects.journal import MIRROR, Life, Listed, alive, around, continued, read, write
 from ops.backup.objects.mirror import run
 from ops.backup.restore.objects import Wish, restore
+from ops.backup.state import State
 from ops.backup.store import Store
 
 if TYPE_CHECKING:
@@ -276,6 +277,17 @@ def test_the_mirror_is_swept_of_what_no_moment_needs(
     assert not sweep(timedelta(days=1))
     assert sweep(timedelta(days=3)) == [f"{MIRROR}00/left"]
     assert not sweep(timedelta(days=3), more=200)
+
+
+def test_the_timetable_begins_with_no_bucket_at_all(bucket: Bucket) -> None:
+    """In development it is made; elsewhere the operator is told, instead of nothing ever looking due."""
+    nowhere = bucket.config.store.model_copy(update={"bucket": f"none-{bucket.name}"})
+    strange = State(replace(bucket.config, store=nowhere, may_make_bucket=False))
+    with pytest.raises(BackupError, match="there is no bucket none-"):
+        strange.refresh()
+    state = State(replace(bucket.config, store=nowhere))
+    state.refresh()
+    assert state.kinds["objects"].made is None
 
 
 # The journal by itself

@@ -302,6 +302,7 @@ def test_the_memory_is_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     looking = state.State(config)
     monkeypatch.setattr(looking._store, "backups", lambda kind: kinds.get(kind, []))
     monkeypatch.setattr(looking._store, "unreadable", lambda _kind: [])
+    monkeypatch.setattr(looking._store, "open", lambda: None)
     looking.refresh()
     known = looking.kinds["objects"]
     assert (known.made, known.size, known.size_before, known.kept, known.damaged) == (NOON - DAY - HOUR, 40, 100, 2, 1)
