@@ -183,7 +183,7 @@ def test_a_collector_that_is_away_holds_up_nobody(
             began = time.monotonic()
             assert client.get(f"/api/v1/probe/things/{number}").status_code == 200
             slowest = max(slowest, time.monotonic() - began)
-    assert slowest < 1
+    assert slowest < 4  # one that waits for the collector takes five (tracing.EXPORT_SECONDS)
     began = time.monotonic()
     service.process.terminate()
     assert service.process.wait(15) == 0
