@@ -32,6 +32,8 @@ ROOMS = {
             "app/features/documents",
             "docs/delete-documents.md",
             "docs/documents.md",
+            "docs/images/dashboard-documents.png",
+            "ops/grafana/dashboards/documents.json",
             "migrations/versions/documents",
             "requirements/feature-documents.in",
             "requirements/feature-documents.txt",
@@ -42,7 +44,9 @@ ROOMS = {
         ],
     },
     "monitoring": {
-        ("prometheus",): [
+        ("prometheus", "prometheus+loki"): [
+            "docs/images",
+            "docs/monitoring.md",
             "docs/runbook/alarms-not-sent.md",
             "docs/runbook/target-down.md",
             "docs/runbook/watchdog.md",
@@ -57,6 +61,18 @@ ROOMS = {
             "tests/ops/monitors.py",
             "tests/ops/promql.py",
             "tests/ops/test_monitoring.py",
+            "tests/system/test_monitoring.py",
+            "tests/system/watching.py",
+        ],
+        ("prometheus+loki",): [
+            "docs/logs.md",
+            "ops/alloy",
+            "ops/compose/rooms/loki.yaml",
+            "ops/grafana/dashboards/logs.json",
+            "ops/grafana/provisioning/datasources/loki.yaml",
+            "ops/loki",
+            "ops/prometheus/targets/loki.yml",
+            "tests/ops/test_logs.py",
         ],
     },
     "object_storage": {

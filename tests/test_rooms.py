@@ -23,7 +23,8 @@ NAMES = {
     ("deploy", ("kubernetes",)): r"kubernetes|kustom",
     ("example", ("documents",)): r"documents",
     ("object_storage", ("minio",)): r"minio",
-    ("monitoring", ("prometheus",)): r"ops/.*(prometheus|alertmanager|grafana|monitoring)",
+    ("monitoring", ("prometheus", "prometheus+loki")): r"ops/.*(prometheus|alertmanager|grafana|monitoring)",
+    ("monitoring", ("prometheus+loki",)): r"loki|alloy",
 }
 LISTED = [
     pytest.param(option, keeping, room, id=f"{option}={'|'.join(keeping)}:{room}")

@@ -26,7 +26,11 @@ WORDS = {
     ),
     # `minioadmin` is a password that nobody may use, wherever the storage is.
     ("object_storage", ("minio",)): r"minio(?!admin)",
-    ("monitoring", ("prometheus",)): r"grafana|alertmanager|promtool|amtool|ops/prometheus|^  prometheus:",
+    ("monitoring", ("prometheus", "prometheus+loki")): (
+        r"grafana|alertmanager|promtool|amtool|ops/prometheus|^  prometheus:"
+    ),
+    # Archives of logs can come from a Loki that is somewhere else: that is a setting of every project.
+    ("monitoring", ("prometheus+loki",)): r"grafana/alloy|ops/alloy|ops/loki|grafana/loki|loki:3100",
 }
 
 # What brings a newer template in has to name the tool that bakes it.

@@ -83,7 +83,8 @@ def faults(environment: str, name: str, service: dict[str, Any]) -> list[str]:
         "can write to its file system: read_only": not service.get("read_only"),
         "keeps capabilities: cap_drop": service.get("cap_drop") != ["ALL"],
         "may gain privileges: security_opt": "no-new-privileges:true" not in service.get("security_opt", ()),
-        "runs as root: user": str(service.get("user", "0")).split(":")[0] in ("0", "root") and not _prepares(service),
+        "runs as root: user": str(service.get("user", "0")).split(":")[0] in ("0", "root")
+        and not (_prepares(service) or _reads_the_logs_of_others(service)),
         "is given capabilities: cap_add": bool(service.get("cap_add")) and not _prepares(service),
         "sees more of the machine than it may: privileged, pid, ipc, network_mode, devices": any(
             service.get(name) for name in ("privileged", "devices", "userns_mode")
@@ -108,6 +109,13 @@ def faults(environment: str, name: str, service: dict[str, Any]) -> list[str]:
 def _prepares(service: dict[str, Any]) -> bool:
     """Whether it prepares a fresh volume, which takes root: such a one runs once and has no network."""
     return (service.get("restart"), service.get("network_mode")) == ("no", "none")
+
+
+def _reads_the_logs_of_others(service: dict[str, Any]) -> bool:
+    """Whether it is there for the files that Docker writes, which belong to root: it may write nothing on the machine."""
+    return any(source.endswith("/docker/containers") for source in _mounts(service)) and not _mounts(
+        service, writable=True
+    )
 
 
 def _mounts(service: dict[str, Any], *, writable: bool = False) -> list[str]:

@@ -56,7 +56,7 @@ def alerts() -> list[Rule]:
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Every query of every dashboard as (dashboard, panel, expression); Loki's have a language of their own."""
+    """Every query of every dashboard as (dashboard, panel, expression); other sources have a language of their own."""
     for path in sorted(DASHBOARDS.glob("*.json")):
         for panel in json.loads(path.read_text("utf-8"))["panels"]:
             for target in panel.get("targets", ()):

@@ -1,6 +1,7 @@
 """Every alarm rings when it should, is silent when it should, and leads to a page; rules ask only for what there is."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,9 +17,10 @@ from ops.check.__main__ import main
 from tests.ops.monitors import program
 from tests.ops.promql import DASHBOARDS, ROOT, TESTS, Rule, alerts, asked_for, metrics_of, panels
 
+ALARMS = ROOT / "ops/alertmanager/alertmanager.yml"
 PARTS = ("Symptom", "Check", "Act", "Undo", "Verify")
 # What others export than the service: tests/system asks those.
-FOREIGN = re.compile(r"up|(pg|redis|node|probe|alertmanager|prometheus|backup|certificate)_.*")
+FOREIGN = re.compile(r"up|ALERTS|(pg|redis|node|probe|alertmanager|prometheus|backup|certificate|service_process)_.*")
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,72 @@ def test_every_alert_has_a_case_that_rings_and_one_that_does_not() -> None:
     wanted = {(rule.path.name, rule.name) for rule in alerts()}
     assert wanted <= rings
     assert wanted - silent <= {("monitoring.yml", "Watchdog")}
+
+
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [
+        ("alertname=WorkerDown severity=critical", "people"),
+        ("alertname=ApiSlow severity=warning", "people"),
+        ("alertname=Watchdog severity=none", "heartbeat"),
+    ],
+)
+def test_an_alarm_reaches_those_it_concerns(labels: str, receiver: str) -> None:
+    """By Alertmanager's own reading of its routes."""
+    route = [program("amtool"), "config", "routes", "test", "--config.file", str(ALARMS), *labels.split()]
+    assert subprocess.run(route, capture_output=True, text=True, check=True).stdout.split() == [receiver]
+
+
+SLACK = {"ALERT_SLACK_URL": "https://hooks.example.com/T/B?a=1&b=2|\\'"}
+MAIL = {
+    "ALERT_EMAIL_TO": "o'people@example.com",
+    "MESSAGES_SMTP_HOST": "mail.example.com",
+    "MESSAGES_FROM_ADDRESS": "alarms@example.com",
+}
+LOGIN = {"MESSAGES_SMTP_USER": "user", "MESSAGES_SMTP_PASSWORD": 'it\'s a "secret" & more'}
+HEARTBEAT = {"ALERT_HEARTBEAT_URL": "https://beat.example.com/1"}
+
+
+@pytest.mark.parametrize(
+    ("env", "people", "heartbeat"),
+    [
+        ({}, [], []),
+        (SLACK, ["slack_configs"], []),
+        (MAIL, ["email_configs"], []),
+        (SLACK | MAIL | LOGIN | HEARTBEAT, ["email_configs", "slack_configs"], ["webhook_configs"]),
+        ({"ALERT_EMAIL_TO": "people@example.com"}, [], []),
+    ],
+    ids=["nothing", "Slack", "mail", "everything", "mail without a server"],
+)
+def test_alarms_go_by_what_is_set_up(
+    tmp_path: Path, env: dict[str, str], people: list[str], heartbeat: list[str]
+) -> None:
+    """start.sh leaves out what is not; values come in whole, secrets in files that nobody else reads."""
+    known = {"PATH": os.environ["PATH"], **env}
+    subprocess.run(["sh", ALARMS.with_name("start.sh"), "render", tmp_path], env=known, check=True)
+    written = tmp_path / "alertmanager.yml"
+    subprocess.run([program("amtool"), "check-config", str(written)], check=True, capture_output=True)
+    receivers = {row.pop("name"): row for row in yaml.safe_load(written.read_text("utf-8"))["receivers"]}
+    assert sorted(receivers["people"]) == people
+    assert sorted(receivers["heartbeat"]) == heartbeat
+    texts = [written.read_text("utf-8").partition("receivers:")[2], (tmp_path / "message.tmpl").read_text("utf-8")]
+    assert not [text for text in texts if ".invalid" in text]
+    if "email_configs" in people:
+        assert receivers["people"]["email_configs"][0]["to"] == env["ALERT_EMAIL_TO"]
+        assert receivers["people"]["email_configs"][0]["smarthost"] == "mail.example.com:587"
+    for name, secret in (("slack", "ALERT_SLACK_URL"), ("smtp", "MESSAGES_SMTP_PASSWORD")):
+        file = tmp_path / "secrets" / name
+        assert file.read_text("utf-8") == env.get(secret, "")
+        assert file.stat().st_mode & 0o077 == 0
+    assert env.get("MESSAGES_SMTP_PASSWORD", "nowhere") not in written.read_text("utf-8")
+
+
+def test_what_silences_others_exists() -> None:
+    """An inhibition of an alarm that was renamed would never apply."""
+    known = {alert.name for alert in alerts()}
+    text = ALARMS.read_text("utf-8")
+    named = re.findall(r'alertname =~ "([^"]+)"', text) + re.findall(r"alertname = (\w+)", text)
+    assert {name for names in named for name in names.split("|")} <= known
 
 
 def faults_of(alert: Rule) -> list[str]:

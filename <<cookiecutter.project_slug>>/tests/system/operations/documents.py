@@ -1,11 +1,15 @@
 """What people do with their documents."""
 
+import re
 from uuid import uuid4
 
 import httpx
 
 from tests.system.faults import Operation, World, answer_of, down
 from tests.system.helpers import eventually
+
+# Counted only when it happens.
+RARE = {"documents_swept_total"}
 
 TEXT = "Parents may take up to thirty days of paid leave in the year after a birth."
 
@@ -50,6 +54,18 @@ def search(world: World) -> str:
         assert response.json()["results"]
         return "200" if response.json()["complete"] else "200 by words alone"
     return answer_of(response)
+
+
+def load(world: World) -> None:
+    """A question, its answer, and a verdict on it."""
+    with client(world) as asking:
+        body = {"question": "How many days of paid leave do parents get after a birth?"}
+        answer = asking.post("/api/v1/documents/answers", json=body)
+        assert answer.status_code == 200, answer.text
+        found = re.search(r'"answer_id": ?"([^"]+)"', answer.text)
+        assert found, answer.text
+        judged = asking.post(f"/api/v1/documents/answers/{found[1]}/feedback", json={"verdict": "helpful"})
+        assert judged.status_code == 204, judged.text
 
 
 AWAY = down("503 database_unavailable", "PostgreSQL")
