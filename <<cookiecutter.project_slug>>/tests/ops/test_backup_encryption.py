@@ -31,7 +31,7 @@ def test_it_comes_back(size: int) -> None:
     plain = os.urandom(size)
     data = sealed(plain)
     assert opened(data) == plain
-    assert plain[:64] not in data or not plain
+    assert size < 64 or plain[:64] not in data  # a byte or two are somewhere in any ciphertext
     assert data != sealed(plain)
 
 
