@@ -4,6 +4,7 @@ writes is taken apart by the expressions of the configuration, what it hands on 
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +20,61 @@ TOKEN = re.compile(r'//[^\n]*|"(?:\\.|[^"\\])*"|[\w.]+|[{}\[\],=]')
 STAGES = {"json", "timestamp", "output", "labels", "structured_metadata", "label_drop", "match"}
 
 
-def blocks(text: str) -> list[tuple[str, str, dict[str, Any]]]:
-    """Alloy's blocks as (name, label, body); a nested block stands in its body as a list under its name."""
-    tokens = [token for token in TOKEN.findall(text) if not token.startswith("//")]
-    position = 0
+class Reader:
+    """Reads the part of Alloy's language that the configuration uses."""
 
-    def take(expected: str = "") -> str:
-        nonlocal position
-        assert position < len(tokens), f"the file ends where {expected or 'something'} is missing"
-        token = tokens[position]
+    def __init__(self, text: str) -> None:
+        self.tokens: list[str] = [token for token in TOKEN.findall(text) if not token.startswith("//")]
+
+    def take(self, expected: str = "") -> str:
+        """The next token."""
+        assert self.tokens, f"the file ends where {expected or 'something'} is missing"
+        token = self.tokens.pop(0)
         assert not expected or token == expected, f"{token} where {expected} should be"
-        position += 1
         return token
 
-    def value() -> Any:
-        token = take()
+    def until(self, end: str) -> Iterator[None]:
+        """Once for each member of a list or of an object, which commas part."""
+        while self.tokens[0] != end:
+            yield
+            if self.tokens[0] == ",":
+                self.take()
+        self.take(end)
+
+    def value(self) -> Any:
+        """A list, an object, a text or a name."""
+        token = self.take()
         if token == "[":
-            found = []
-            while tokens[position] != "]":
-                found.append(value())
-                if tokens[position] == ",":
-                    take()
-            take("]")
-            return found
+            return [self.value() for _ in self.until("]")]
         if token == "{":
-            pairs: dict[str, Any] = {}
-            while tokens[position] != "}":
-                name = json.loads(key) if (key := take()).startswith('"') else key
-                take("=")
-                pairs[name] = value()
-                if tokens[position] == ",":
-                    take()
-            take("}")
-            return pairs
+            return dict(self.pair() for _ in self.until("}"))
         return json.loads(token) if token.startswith('"') else token
 
-    def body(end: str) -> dict[str, Any]:
+    def pair(self) -> tuple[str, Any]:
+        """A member of an object."""
+        key = self.take()
+        self.take("=")
+        return json.loads(key) if key.startswith('"') else key, self.value()
+
+    def body(self) -> dict[str, Any]:
+        """What stands in a block: attributes by their names, and blocks as a list under the empty name."""
         found: dict[str, Any] = {}
-        while position < len(tokens) and tokens[position] != end:
-            name = take()
-            if tokens[position] == "=":
-                take("=")
-                found[name] = value()
+        while self.tokens and self.tokens[0] != "}":
+            name = self.take()
+            if self.tokens[0] == "=":
+                self.take("=")
+                found[name] = self.value()
             else:
-                label = json.loads(take()) if tokens[position].startswith('"') else ""
-                take("{")
-                inner = body("}")
-                take("}")
-                found.setdefault("", []).append((name, label, inner))
+                label = json.loads(self.take()) if self.tokens[0].startswith('"') else ""
+                self.take("{")
+                found.setdefault("", []).append((name, label, self.body()))
+                self.take("}")
         return found
 
-    return list(body("")[""])
+
+def blocks(text: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """Alloy's blocks as (name, label, body)."""
+    return list(Reader(text).body()[""])
 
 
 def component(name: str) -> dict[str, Any]:
