@@ -246,6 +246,7 @@ def watching(stack: Stack, folder: Path, certificate: int, mail_port: int) -> It
             program("prometheus"),
             f"--config.file={configuration(folder, stack, ports, certificate)}",
             f"--storage.tsdb.path={folder / 'series'}",
+            "--rules.alert.resend-delay=1s",  # what came before Alertmanager listened would come again in a minute
             listen("prometheus"),
         )
         eventually(lambda: answers(watch.url("prometheus")), bool, "Prometheus is ready", 30)
