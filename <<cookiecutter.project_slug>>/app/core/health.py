@@ -166,8 +166,9 @@ async def _messages(resources: Resources) -> None:
     late = timedelta(seconds=resources.settings.messages.tell_after_seconds)
     outages = select(Lane.channel, Lane.error).where(Lane.failures > 0, Lane.down_since <= func.now() - late)
     with suppress(Unavailable, SQLAlchemyError, TimeoutError):
-        async with asyncio.timeout(DEADLINE_SECONDS / 2), resources.db.read() as session:
-            down = (await session.execute(outages.order_by(Lane.channel))).all()
+        # Past the circuit, as every question here: who asks how things are must not make them worse.
+        async with asyncio.timeout(DEADLINE_SECONDS / 2), resources.db.primary.connect() as connection:
+            down = (await connection.execute(outages.order_by(Lane.channel))).all()
     if down:
         raise RuntimeError("; ".join(f"{channel}: {error}" for channel, error in down))
 

@@ -33,7 +33,7 @@ def only_one(config: Config, kind: Kind) -> Iterator[None]:
     """
     busy = Busy(f"another run of {kind} is under way", "wait for it")
     with ExitStack() as stack:
-        file = stack.enter_context((Path(tempfile.gettempdir()) / f"backup-{kind}.lock").open("w"))
+        file = stack.enter_context(_file(config, kind).open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -50,3 +50,9 @@ def only_one(config: Config, kind: Kind) -> Iterator[None]:
             if not runner.run(connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", SPACE, number)):
                 raise busy
         yield
+
+
+def _file(config: Config, kind: Kind) -> Path:
+    """One for each kind and service: two services on a machine do not wait for each other."""
+    whose = zlib.crc32(f"{config.dsn} {config.store.bucket} {config.prefix}".encode())
+    return Path(tempfile.gettempdir()) / f"backup-{kind}-{whose:08x}.lock"
