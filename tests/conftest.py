@@ -9,6 +9,7 @@ from pathlib import Path
 import baking
 import pytest
 import stage
+from projects import Projects, projects_in
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,12 @@ def bake(template: Path, tmp_path: Path) -> Callable[..., Path]:
 def default_project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project of the default answers; read it, do not run it."""
     return baking.bake(template, tmp_path_factory.mktemp("default") / "out")
+
+
+@pytest.fixture(scope="session")
+def projects(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Projects:
+    """Projects to run, by name: see projects.py."""
+    return projects_in(tmp_path_factory.mktemp("projects"), template)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from baking import SOURCE, files_of
-from test_baked_project import deletion_steps
+from projects import deletion_steps
 
 TOOLS = Path(sys.executable).parent
 

@@ -1,0 +1,107 @@
+"""Baked projects to run: as they are baked, and with a feature deleted as its document says."""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import baking
+from baking import files_of
+from formats import parse_markdown
+from running import environment, make, python_version, variables
+
+Say = Callable[[str], None]
+Projects = Callable[[str, Say], tuple[Path, Path]]
+
+# Every answer that drops a room is chosen in one of them and not in another.
+ANSWERS: dict[str, dict[str, str]] = {"outside": {"object_storage": "s3", "monitoring": "none"}}
+# The default with a feature deleted, as the document says that goes with it.
+DELETED = {"deleted": "delete-documents.md", "accounts-deleted": "delete-accounts.md"}
+
+
+def projects_in(folder: Path, template: Path) -> Projects:
+    """Give each project by name, with its environment; baked once."""
+
+    @functools.cache
+    def baked(name: str) -> Path:
+        return baking.bake(template, folder / name, python_version=python_version(), **ANSWERS.get(name, {}))
+
+    def deleted(name: str, say: Say) -> tuple[Path, Path]:
+        project = baked(name)
+        document = project / "docs" / DELETED[name]
+        if not document.exists():
+            return project, environment(project, say)
+        steps = deletion_steps(document)
+        run_steps([step for step in steps if not step.startswith("make ")], project, {})
+        venv = environment(project, say)
+        run_steps([step for step in steps if step.startswith("make ")], project, {"VENV": str(venv)})
+        if name == "accounts-deleted":  # and another one begun, which stands on core alone
+            make(project, venv, say, "feature", "name=billing")
+        return project, venv
+
+    def project(name: str, say: Say) -> tuple[Path, Path]:
+        if name in DELETED:
+            return deleted(name, say)
+        return baked(name), environment(baked(name), say)
+
+    return project
+
+
+def run(projects: Projects, say: Say, name: str, target: str, only: str = "") -> None:
+    """Call a target of a project's Makefile.
+
+    Args:
+        projects: gives the project.
+        say: what happens.
+        name: of the project.
+        target: of its Makefile.
+        only: pytest's expression for the tests to select.
+    """
+    project, venv = projects(name, say)
+    written = make(project, venv, say, target, *([f"ARGS=-k '{only}'"] if only else []))
+    if target in ("test", "test-system"):
+        closing = [line for line in written.splitlines() if re.search(r"\d+ passed", line)]
+        assert closing, "no test has passed"
+        assert "error" not in closing[-1]
+
+
+def deletion_steps(document: Path) -> list[str]:
+    """The commands in the document that says how to delete a feature, as a person would type them."""
+    text = document.read_text()
+    parse_markdown(text)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 1
+    return [line for line in blocks[0].splitlines() if line and not line.startswith("#")]
+
+
+def run_steps(steps: list[str], project: Path, extra: dict[str, str]) -> None:
+    """Type them."""
+    for step in steps:
+        done = subprocess.run(
+            ["bash", "-euc", step],
+            cwd=project,
+            env={**variables(project), **extra},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{step}: {done.stdout}{done.stderr}"
+
+
+def leaves_only_what_it_ignores(project: Path, fresh: Path) -> None:
+    """A project that has run holds what was baked, unchanged, and what its .gitignore names."""
+    now, before = files_of(project), files_of(fresh)
+    assert [path for path in before if now.get(path) != before[path]] == []
+    extra = [path for path in now if path not in before]
+    assert [path for path in extra if not is_made_by_running(path)] == []
+
+
+def is_made_by_running(path: str) -> bool:
+    """Whether checks and tests have left it, where the project's own .gitignore says so."""
+    return any(part.startswith(".") and part.endswith("_cache") for part in path.split("/")) or bool(
+        re.search(r"(^|/)(__pycache__|\.env|\.cache|\.devstack|\.coverage[^/]*)(/|$)|\.pyc$", path)
+    )
