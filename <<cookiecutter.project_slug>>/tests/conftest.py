@@ -4,6 +4,7 @@ Nothing here imports the service until a fixture needs it, because tests/system 
 """
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -36,6 +37,9 @@ HURRY = {
     "METRICS_WORKER_PORT": "0",
     "LOG_LEVEL": "INFO",
 }
+# And what each feature adds to it in its own tests.
+for path in sorted((ROOT / "tests/features").glob("*/hurry.py")):
+    HURRY |= runpy.run_path(str(path))["HURRY"]
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,9 @@ from app.features.accounts.passwords import passwords
 from app.features.accounts.sessions import Renewed
 from app.features.accounts.settings import AccountsSettings
 
+# Somebody's password hash changes while it is checked when they sign in twice at once, or change their password.
+HASHES_LOOKED_AT = 3
+
 
 class WrongCredentials(Unauthorized):
     """Unknown address, wrong password, not confirmed, switched off; which of them is nobody's business."""
@@ -102,15 +105,20 @@ async def sign_in(resources: Resources, email: str, password: str, user_agent: s
             record(session, "accounts.sign_in_throttled", actor=None, subject=str(found.id) if found else "")
     if wait:
         raise throttle.TooManyAttempts(wait)
-    # Outside of the transaction: checking a password takes long enough to starve others of the connection.
-    right, renewed_hash = await passwords(settings).verify(password, found.password_hash if found else None)
-    async with resources.db.transaction() as session:
-        user = await session.get(User, found.id, with_for_update=True) if found and right else None
-        # Read again: it may have been switched off, or got another password, while this one was checked.
-        good = user and found and user.active and user.password_hash == found.password_hash
-        if not good or user is None or not (user.email_verified_at or not needs_verified_email(resources.settings)):
-            record(session, "accounts.sign_in_failed", actor=None, subject=str(found.id) if found else "")
-        else:
+    hashed = found.password_hash if found else None
+    for _ in range(HASHES_LOOKED_AT):
+        # Outside of the transaction: checking a password takes long enough to starve others of the connection.
+        right, renewed_hash = await passwords(settings).verify(password, hashed)
+        async with resources.db.transaction() as session:
+            # Read again: it may have been switched off, or got another password, while this one was checked.
+            user = await session.get(User, found.id, with_for_update=True) if found and right else None
+            if user is not None and user.password_hash != hashed:
+                hashed = user.password_hash  # or the same one hashed anew, by somebody who signed in meanwhile
+                continue
+            confirmed = user and (user.email_verified_at or not needs_verified_email(resources.settings))
+            if user is None or not user.active or not confirmed:
+                record(session, "accounts.sign_in_failed", actor=None, subject=str(found.id) if found else "")
+                break
             if renewed_hash:
                 user.password_hash = renewed_hash
             await throttle.succeed(session, email)
