@@ -201,17 +201,20 @@ def test_a_worker_that_dies_is_told_to_people_and_so_is_its_return(
     }
     script = ROOT / "ops/scripts/silence.sh"
     subprocess.run([script, "start"], env=silence, check=True, cwd=ROOT)
+    # On a busy machine a worker that answers late has rung before, and fallen silent again.
+    earlier = len(watch.receiver.taken)
+
+    def told() -> list[str]:
+        notes = [body["attachments"][0]["title"] for path, body in watch.receiver.taken[earlier:] if path == "/slack"]
+        return [title for title in notes if "WorkerDown" in title]
+
     worker = stack.processes["worker"]
     worker.kill()
     eventually(
         lambda: watch.alerts("WorkerDown"), lambda states: states == ["suppressed"], "the alarm is kept quiet", 30
     )
-    assert not [title for title in watch.receiver.titles() if "WorkerDown" in title]
+    assert not told()
     subprocess.run([script, "end"], env=silence, check=True, cwd=ROOT)
-
-    def told() -> list[str]:
-        return [title for title in watch.receiver.titles() if "WorkerDown" in title]
-
     eventually(told, bool, "Slack is told", 30)
     assert told() == ["FIRING: WorkerDown (critical)"]
     eventually(lambda: mails.subjects, lambda subjects: told()[0] in subjects, "and so is the mailbox", 30)
