@@ -414,9 +414,7 @@ def check(service: Service, phases: Phases) -> None:
     url = service.state["url"]
     client = Client(url)
     with phases.phase("register") as notes:
-        answer = client.send(
-            "POST", "/api/v1/accounts/register", {"email": EMAIL, "password": PASSWORD}, expected=202
-        )
+        answer = client.send("POST", "/api/v1/accounts/register", {"email": EMAIL, "password": PASSWORD}, expected=202)
         expect(PASSWORD.encode() not in answer.body, "the answer repeats the password")
         notes.append(EMAIL)
     with phases.phase("sign in") as notes:
