@@ -16,9 +16,9 @@ from app.core.settings import Settings, SettingsError, load_settings
 from ops.backup import base as basing
 from ops.backup import dump as dumping
 from ops.backup.config import Config
-from ops.backup.dump import Outcome
 from ops.backup.errors import BUSY_CODE, BackupError, Busy
 from ops.backup.manifest import KINDS, Kind
+from ops.backup.outcome import Outcome
 from ops.backup.progress import Progress
 from ops.backup.report import Success, write_metrics
 from ops.backup.restore import base as recovering

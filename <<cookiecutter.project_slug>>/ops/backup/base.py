@@ -18,9 +18,9 @@ import structlog
 from ops.backup import physical, replication, retention
 from ops.backup.choose import choose
 from ops.backup.config import Config
-from ops.backup.dump import Outcome
 from ops.backup.errors import BackupError, Busy, Damaged
 from ops.backup.manifest import Manifest
+from ops.backup.outcome import Outcome, made
 from ops.backup.physical import Physical
 from ops.backup.postgres import Address, Tools
 from ops.backup.replication import Server
@@ -97,11 +97,7 @@ def run(config: Config) -> Outcome:
     store = Store(config)
     store.open()
     manifest = asyncio.run(_copy(config, store))
-    try:
-        return Outcome(manifest, _let_go(config, store))
-    except BackupError as error:
-        log.error("backup_retention_failed", kind=KIND, reason=str(error))
-        return Outcome(manifest, None)
+    return made(manifest, lambda: _let_go(config, store))
 
 
 def verify(config: Config, wanted: str | None = None) -> Manifest:

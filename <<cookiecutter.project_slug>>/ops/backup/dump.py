@@ -3,7 +3,6 @@
 import asyncio
 import tempfile
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -14,10 +13,10 @@ from ops.backup import retention
 from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.contents import Dumped
-from ops.backup.errors import BackupError, Busy
+from ops.backup.errors import Busy
 from ops.backup.manifest import Manifest, Part
+from ops.backup.outcome import Outcome, made
 from ops.backup.postgres import Address, Connection, Tools, connected, contents, outside
-from ops.backup.retention import LetGo
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -25,14 +24,6 @@ log = structlog.get_logger(__name__)
 KIND: Final = "dump"
 # Any number, as long as nothing else in this database uses it.
 ADVISORY_LOCK = 0x6261636B7570
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run made, and what it let go; None when the store did not say or let it."""
-
-    manifest: Manifest
-    let_go: LetGo | None
 
 
 def run(config: Config) -> Outcome:
@@ -46,12 +37,7 @@ def run(config: Config) -> Outcome:
     store.open()
     with tempfile.TemporaryDirectory(prefix="backup-") as folder:
         manifest = asyncio.run(_dump(config, store, Path(folder) / "database.dump"))
-    try:
-        return Outcome(manifest, retention.let_go(config, store, KIND))
-    except BackupError as error:
-        # The backup is made all the same, and the next run tries again to let the old ones go.
-        log.error("backup_retention_failed", kind=KIND, reason=str(error))
-        return Outcome(manifest, None)
+    return made(manifest, lambda: retention.let_go(config, store, KIND))
 
 
 def verify(config: Config, wanted: str | None = None) -> Manifest:

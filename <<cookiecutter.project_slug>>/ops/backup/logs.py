@@ -25,10 +25,10 @@ import structlog
 from ops.backup import retention
 from ops.backup.choose import LOOK, choose
 from ops.backup.config import Config
-from ops.backup.dump import Outcome
 from ops.backup.errors import BackupError
 from ops.backup.lock import only_one
 from ops.backup.manifest import Manifest, Part
+from ops.backup.outcome import Outcome
 from ops.backup.postgres import Address, connected
 from ops.backup.store import Store
 

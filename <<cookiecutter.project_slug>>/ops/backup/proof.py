@@ -17,10 +17,10 @@ from ops.backup import base, retention
 from ops.backup.base import Base
 from ops.backup.choose import choose
 from ops.backup.config import Config
-from ops.backup.dump import Outcome
 from ops.backup.errors import BackupError, Damaged
 from ops.backup.manifest import Kind, Manifest
 from ops.backup.objects import mirror
+from ops.backup.outcome import Outcome, made
 from ops.backup.postgres import Connection, Tools
 from ops.backup.redis import snapshot
 from ops.backup.references import check as check_references
@@ -74,7 +74,7 @@ def run(config: Config) -> Outcome:
     seconds = round(time.monotonic() - began, 3)
     manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (), seconds, found)
     store.commit(manifest)
-    return Outcome(manifest, retention.let_go(config, store, KIND))
+    return made(manifest, lambda: retention.let_go(config, store, KIND))
 
 
 def _dump(config: Config, store: Store) -> Facts:

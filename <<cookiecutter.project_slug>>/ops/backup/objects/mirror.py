@@ -16,13 +16,13 @@ import structlog
 from ops.backup import retention
 from ops.backup.choose import choose
 from ops.backup.config import Config
-from ops.backup.dump import Outcome
 from ops.backup.errors import BackupError, Damaged
 from ops.backup.lock import only_one
 from ops.backup.manifest import Manifest
 from ops.backup.objects import journal
 from ops.backup.objects.journal import MIRROR, Life
 from ops.backup.objects.live import Live, Vanished
+from ops.backup.outcome import Outcome
 from ops.backup.progress import Progress
 from ops.backup.store import Backup, Store
 

@@ -14,10 +14,10 @@ import structlog
 from ops.backup import retention
 from ops.backup.choose import choose
 from ops.backup.config import Config
-from ops.backup.dump import Outcome
-from ops.backup.errors import BackupError, Damaged
+from ops.backup.errors import Damaged
 from ops.backup.lock import only_one
 from ops.backup.manifest import Manifest
+from ops.backup.outcome import Outcome, made
 from ops.backup.redis import rdb
 from ops.backup.redis.replication import Target, fetch
 from ops.backup.store import Store
@@ -38,12 +38,7 @@ def run(config: Config) -> Outcome:
     store.open()
     with only_one(config, KIND), tempfile.TemporaryDirectory(prefix="redis-") as folder:
         manifest = take(config, store, Path(folder))
-        try:
-            return Outcome(manifest, retention.let_go(config, store, KIND))
-        except BackupError as error:
-            # The backup is made all the same, and the next run tries again to let the old ones go.
-            log.error("backup_retention_failed", kind=KIND, reason=str(error))
-            return Outcome(manifest, None)
+        return made(manifest, lambda: retention.let_go(config, store, KIND))
 
 
 def take(config: Config, store: Store, folder: Path) -> Manifest:
