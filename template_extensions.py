@@ -26,6 +26,10 @@ PYTHON_VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 SLUG_LENGTH = 40
 TEXT_LENGTHS = {"project_name": 60, "description": 200, "author": 80}
 
+QUESTIONS: dict[str, Any] = json.loads((HERE / "cookiecutter.json").read_text(encoding="utf-8"))
+# Cookiecutter would end with a traceback at a choice that it does not know, so it is not told that there are choices.
+CHOICES: dict[str, list[str]] = QUESTIONS["_choices"]
+
 _LINES = (HERE / "reserved-slugs.txt").read_text(encoding="utf-8").splitlines()
 RESERVED_SLUGS = frozenset(word for line in _LINES if not line.startswith("#") for word in line.split())
 
@@ -95,8 +99,16 @@ def _fault_of_python(answer: str) -> str | None:
     return None
 
 
+def _fault_of_choice(question: str, answer: str) -> str | None:
+    if answer not in CHOICES[question]:
+        return f"must be one of {', '.join(CHOICES[question])}"
+    return None
+
+
 def fault_of(question: str, answer: str) -> str | None:
     """Say what is wrong with an answer, or None."""
+    if question in CHOICES:
+        return _fault_of_choice(question, answer)
     match question:
         case "project_slug":
             return _fault_of_slug(answer)
@@ -108,6 +120,38 @@ def fault_of(question: str, answer: str) -> str | None:
             return _fault_of_python(answer)
         case _:
             return _fault_of_text(question, answer)
+
+
+def nonsense(answers: Mapping[str, Any], question: str) -> str | None:
+    """Say why the answer to a question makes no sense beside those to earlier ones, or None.
+
+    The table is `_senseless` in cookiecutter.json: answers that do not go together, the question that is asked last being
+    the one that is refused.
+    """
+    asked = list(QUESTIONS)
+    for row in QUESTIONS["_senseless"]:
+        together = {name: choices for name, choices in row.items() if name != "why"}
+        if max(together, key=asked.index) == question and all(answers[name] in together[name] for name in together):
+            beside = " ".join(f"{name}={answers[name]}" for name in together if name != question)
+            return f"makes no sense with {beside}: {row['why']}"
+    return None
+
+
+def _fitting_choices(answers: Mapping[str, Any], question: str) -> list[str]:
+    return [choice for choice in CHOICES[question] if nonsense({**answers, question: choice}, question) is None]
+
+
+def fitting(answers: Mapping[str, Any], question: str) -> str:
+    """Suggest the first choice that makes sense beside the answers before it."""
+    return _fitting_choices(answers, question)[0]
+
+
+def chosen(answers: Mapping[str, Any], question: str) -> str:
+    """Return the answer if it is a choice that makes sense beside those before it, else end the bake with one line."""
+    answer = checked(answers[question], question)
+    if fault := nonsense(answers, question):
+        raise BadAnswer(question, answer, f"{fault}; choose {' or '.join(_fitting_choices(answers, question))}")
+    return answer
 
 
 FREE_TEXT = ("project_name", "project_slug", "description", "author", "domain", "email", "python_version")
@@ -129,6 +173,8 @@ def checked_slug(answers: Mapping[str, Any]) -> str:
     """
     for question in FREE_TEXT:
         checked(answers[question], question)
+    for question in CHOICES:
+        chosen(answers, question)
     return str(answers["project_slug"])
 
 
@@ -235,6 +281,8 @@ class Answers(Extension):
         super().__init__(environment)
         environment.filters.update(
             checked=checked,
+            chosen=chosen,
+            fitting=fitting,
             known_only=known_only,
             md=md,
             quoted=quoted,
@@ -263,9 +311,8 @@ class Answers(Extension):
     def own_sources(cls) -> frozenset[str]:
         """The texts without a file name that are templates: questions' defaults, and hooks."""
         if cls._own_sources is None:
-            questions = json.loads((HERE / "cookiecutter.json").read_text(encoding="utf-8"))
             hooks = [path.read_text(encoding="utf-8") for path in (HERE / "hooks").glob("*.py")]
-            cls._own_sources = frozenset([*hooks, *(v for v in questions.values() if isinstance(v, str))])
+            cls._own_sources = frozenset([*hooks, *(v for v in QUESTIONS.values() if isinstance(v, str))])
         return cls._own_sources
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:  # noqa: ARG002  # Jinja's signature

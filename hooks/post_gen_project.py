@@ -4,7 +4,7 @@ import os
 import shutil
 
 # Option -> the answers that keep the rooms -> what goes with any other answer. A path is a file or a folder.
-ROOMS = {
+ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
     "deploy": {
         ("compose",): [
             "docs/deploy.md",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import variants
 from cookiecutter import generate
 from cookiecutter.main import cookiecutter
 from cookiecutter.utils import create_env_with_context
@@ -23,17 +23,14 @@ from stage import TEMPLATE_FOLDER
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / TEMPLATE_FOLDER
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-CHOICES = {name: answers for name, answers in QUESTIONS.items() if isinstance(answers, list) and name[0] != "_"}
+CHOICES: dict[str, list[str]] = QUESTIONS["_choices"]
 # The questions whose answers drop rooms; what the others change is a word here and there.
-ROOM_OPTIONS = [name for name in CHOICES if name != "license"]
+ROOM_OPTIONS = list(variants.OPTIONS)
 
 
 def room_combinations() -> list[dict[str, str]]:
-    """Every combination of the answers that drop rooms."""
-    return [
-        dict(zip(ROOM_OPTIONS, answers, strict=True))
-        for answers in itertools.product(*(CHOICES[name] for name in ROOM_OPTIONS))
-    ]
+    """Every combination of the answers that drop rooms, and that makes sense."""
+    return [dict(answers) for answers in variants.every()]
 
 
 def name_of(answers: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tomllib
@@ -21,6 +22,7 @@ from template_extensions import (
     TEXT_LENGTHS,
     fault_of,
     md,
+    nonsense,
     quoted,
     suggested_slug,
 )
@@ -133,7 +135,7 @@ def test_a_good_answer_has_none(question: str, answer: str) -> None:
 def test_every_free_text_question_is_checked_right_behind_itself() -> None:
     """A person learns of a bad answer before the next question, and no question is forgotten."""
     names = list(QUESTIONS)
-    free = [name for name, default in QUESTIONS.items() if isinstance(default, str) and not name.startswith("_")]
+    free = [name for name in names if not name.startswith("_") and name not in CHOICES]
     assert sorted(free) == sorted(FREE_TEXT)
     for question in free:
         assert names[names.index(question) + 1] == f"__{question}"
@@ -153,6 +155,9 @@ def test_every_free_text_question_is_checked_right_behind_itself() -> None:
         ("email", "nobody"),
         ("domain", "https://example.com"),
         ("python_version", "2.7"),
+        ("license", "WTFPL"),
+        ("license", ""),
+        *((name, "sometihng") for name in CHOICES),
         ("exmaple", "none"),
         ("__project_slug", "ok"),
     ],
@@ -171,13 +176,45 @@ def test_the_command_line_says_one_line_and_leaves_nothing(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_choice_that_is_none_is_refused(template: Path, tmp_path: Path) -> None:
-    """Cookiecutter checks these before it loads anything of ours: its last line says what there is."""
-    result = command_line(template, tmp_path / "out", "--no-input", "license=WTFPL")
-    assert result.returncode == 1
-    assert "WTFPL" in result.stderr.splitlines()[-1]
-    assert "Apache-2.0" in result.stderr.splitlines()[-1]
-    assert not any((tmp_path / "out").iterdir())
+SENSELESS = [
+    pytest.param(dict(zip(row, answers, strict=False)), id=" ".join(answers))
+    for row in QUESTIONS["_senseless"]
+    for answers in itertools.product(*(choices for name, choices in row.items() if name != "why"))
+]
+
+
+@pytest.mark.parametrize("answers", SENSELESS)
+def test_what_makes_no_sense_together_is_one_line(template: Path, tmp_path: Path, answers: dict[str, str]) -> None:
+    """It names the last of the answers, the others, and what to choose instead; nothing is left behind."""
+    last = max(answers, key=list(QUESTIONS).index)
+    result = command_line(template, tmp_path / "out", "--no-input", *(f"{k}={v}" for k, v in answers.items()))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f'Error: {last} "{answers[last]}": makes no sense with ')
+    assert all(f"{name}={answer}" in result.stderr for name, answer in answers.items() if name != last)
+    choices = result.stderr.rpartition("choose ")[2].strip().split(" or ")
+    assert choices == [each for each in CHOICES[last] if each in choices and each != answers[last]]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("answers", SENSELESS)
+def test_what_is_not_said_makes_sense(bake: Callable[..., Path], answers: dict[str, str]) -> None:
+    """Who chooses the one and is silent of the last gets a project: its default is a choice that fits."""
+    last = max(answers, key=list(QUESTIONS).index)
+    project = bake(**{name: answer for name, answer in answers.items() if name != last})
+    got = json.loads((project / ".cruft.json").read_text())["context"]["cookiecutter"]
+    assert got[last] != answers[last]
+    assert nonsense(got, last) is None
+
+
+def test_the_table_of_nonsense_is_of_choices() -> None:
+    """A slip in it would refuse nothing; and who asks nothing gets the first choice of each question."""
+    for row in QUESTIONS["_senseless"]:
+        assert len(row) >= 3
+        assert row["why"].strip() == row["why"] != ""
+        for name, choices in row.items():
+            assert name == "why" or (choices and set(choices) < set(CHOICES[name]))
+    assert nonsense({name: choices[0] for name, choices in CHOICES.items()}, "monitoring") is None
 
 
 @pytest.mark.parametrize("force", ["--overwrite-if-exists", "--skip-if-file-exists"])
@@ -227,14 +264,26 @@ def test_questions_can_be_answered_by_a_person(template: Path, tmp_path: Path) -
     assert metadata["tool"]["service"]["title"] == "Söhne << & >>"
 
 
+def test_every_choice_is_checked_right_behind_itself() -> None:
+    """And its default is the first choice, or the first that makes sense where that depends on another answer."""
+    names = list(QUESTIONS)
+    questions = [name for name in names if not name.startswith("_") and name not in FREE_TEXT]
+    assert questions == [name for name in names if name in CHOICES] == list(CHOICES)
+    for name in questions:
+        assert names[names.index(name) + 1] == f"__{name}"
+        assert QUESTIONS[f"__{name}"] == f"<< cookiecutter | chosen('{name}') >>"
+        assert QUESTIONS[name] in (CHOICES[name][0], f"<< cookiecutter | fitting('{name}') >>")
+
+
 def test_every_question_and_choice_has_a_label() -> None:
     """Nobody is asked for a variable name."""
     prompts = QUESTIONS["__prompts__"]
     for question in [name for name in QUESTIONS if not name.startswith("_")]:
-        if question in CHOICES:
-            assert set(prompts[question]) == {"__prompt__", *CHOICES[question]}
-        else:
-            assert len(prompts[question]) > len(question)
+        assert len(prompts[question]) > len(question)
+        if question in CHOICES:  # one line each, which begins with what is to be typed
+            _, *lines, _ = prompts[question].splitlines()
+            assert [line.strip().partition(": ")[0] for line in lines] == CHOICES[question]
+            assert all(line.startswith("    ") and line.partition(": ")[2] for line in lines)
 
 
 class _Text(HTMLParser):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,16 +18,21 @@ PYTHON_VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 
 Answers = tuple[tuple[str, str], ...]
 # The licence changes one file and no code.
-OPTIONS: dict[str, list[str]] = {
-    name: answers
-    for name, answers in QUESTIONS.items()
-    if isinstance(answers, list) and not name.startswith("_") and name != "license"
-}
+OPTIONS: dict[str, list[str]] = {name: answers for name, answers in QUESTIONS["_choices"].items() if name != "license"}
+
+
+def makes_sense(answers: Mapping[str, str]) -> bool:
+    """Whether the bake takes these answers together: no row of `_senseless` holds of them."""
+    return not any(
+        all(answers[name] in choices for name, choices in row.items() if name != "why")
+        for row in QUESTIONS["_senseless"]
+    )
 
 
 def every() -> list[Answers]:
-    """Every combination, the default first."""
-    return [tuple(zip(OPTIONS, answers, strict=True)) for answers in itertools.product(*OPTIONS.values())]
+    """Every combination that makes sense, the default first."""
+    products = (tuple(zip(OPTIONS, answers, strict=True)) for answers in itertools.product(*OPTIONS.values()))
+    return [answers for answers in products if makes_sense(dict(answers))]
 
 
 def pairwise() -> list[Answers]:
