@@ -1,7 +1,6 @@
 """Take out the rooms that were not chosen. Runs in the new project; needs nothing but Python."""
 
 import os
-import shutil
 
 # Option -> the answers that keep the rooms -> what goes with any other answer. A path is a file or a folder.
 ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
@@ -115,23 +114,39 @@ def remove(path: str) -> None:
         folder = os.path.dirname(folder)
 
 
-def main() -> None:
-    """Drop, then overlay."""
+def drop() -> None:
+    """Remove the rooms of every answer that was not given."""
     for option, answers in ROOMS.items():
         for keeping, rooms in answers.items():
             if CHOSEN[option] not in keeping:
                 for room in rooms:
                     for path in baked_files(room):
                         remove(path)
+
+
+def overlay() -> None:
+    """Put the other versions of files in place, and remove the rest of them."""
     for option, answer in CHOSEN.items():
-        overlay = os.path.join(OVERLAYS, option, answer)
-        for folder, _, names in os.walk(overlay):
-            target = os.path.relpath(folder, overlay)
+        waiting = os.path.join(OVERLAYS, option, answer)
+        for folder, _, names in os.walk(waiting):
+            target = os.path.relpath(folder, waiting)
             os.makedirs(target, exist_ok=True)
             for name in names:
                 os.replace(os.path.join(folder, name), os.path.join(target, name))
-    shutil.rmtree(OVERLAYS, ignore_errors=True)
+    for folder, folders, names in os.walk(OVERLAYS, topdown=False):  # shutil would take as long to import as all this
+        for name in names:
+            os.remove(os.path.join(folder, name))
+        for name in folders:
+            os.rmdir(os.path.join(folder, name))
+    if os.path.isdir(OVERLAYS):
+        os.rmdir(OVERLAYS)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        drop()
+        overlay()
+    finally:
+        # This is the copy that cookiecutter rendered and would forget in the temporary folder; if not, it is the source.
+        if os.path.isabs(TEMPLATE):
+            os.remove(__file__)

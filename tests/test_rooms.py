@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from baking import CHOICES, QUESTIONS, ROOM_OPTIONS, SOURCE, files_of, name_of
+from baking import CHOICES, QUESTIONS, ROOM_OPTIONS, SOURCE, command_line, files_of, name_of
 
 from hooks.post_gen_project import CHOSEN, OVERLAYS, ROOMS
 
@@ -131,7 +132,20 @@ def test_the_hook_needs_only_the_bare_interpreter() -> None:
     imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names} | {
         str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
     }
-    assert imported <= {"os", "shutil", "sys"}
+    assert imported == {"os"}
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_the_hook_leaves_no_copy_of_itself(template: Path, tmp_path: Path, ends_well: bool) -> None:
+    """Cookiecutter renders it into the temporary folder and forgets it there: one file a bake."""
+    if not ends_well:
+        template = Path(shutil.copytree(template, tmp_path / "template"))
+        hook = template / "hooks" / "post_gen_project.py"
+        hook.write_text(hook.read_text().replace("def drop() -> None:\n", "def drop() -> None:\n    raise OSError\n"))
+    done = command_line(template, tmp_path / "out", "--no-input")
+    assert (done.returncode == 0) == ends_well, done.stderr
+    left = {path.name for path in (tmp_path / ".out-home").iterdir()}
+    assert left == {".cookiecutter_replay"}
 
 
 def test_defaults_are_the_first_choices(default_project: Path, bake: Callable[..., Path]) -> None:
