@@ -33,14 +33,26 @@ class Deadline:
     Attributes:
         due: when it ends, by the monotonic clock.
         over: whether it has ended, and the request with it.
+        begun: whether the answer has.
     """
 
-    __slots__ = ("due", "over", "task")
+    __slots__ = ("begun", "due", "over", "task")
 
     def __init__(self, task: "asyncio.Task[object] | None", due: float) -> None:
         self.task = task
         self.due = due
         self.over = False
+        self.begun = False
+
+    def answered(self) -> None:
+        """The answer has begun, and takes as long as it takes."""
+        self.begun = True
+        self.due = NEVER
+
+    def move(self, due: float) -> None:
+        """It ends at another time, unless the answer has begun."""
+        if not self.begun:
+            self.due = due
 
 
 class Deadlines:

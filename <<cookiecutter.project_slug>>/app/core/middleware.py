@@ -1,14 +1,14 @@
 """What surrounds every request, as plain ASGI: one wrapper costs 3,000 instructions, a `BaseHTTPMiddleware` 571,000.
 
 From the outside in: `Edge` (request id, security headers, access log, metrics), `KnownHosts`, `Cors`, `PerClient` (where
-set), `LastResort`, `BodyLimit`, and then the application. A request passes at its fullest: see docs/architecture.md.
+set), `LastResort`, and then the application. A request passes at its fullest: see docs/architecture.md.
 """
 
 import re
 import sys
 import time
 from asyncio import CancelledError
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -21,8 +21,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.core import metrics
-from app.core.deadline import NEVER, DeadlineExceeded, Deadlines
-from app.core.errors import MEDIA_TYPE, AppError, problem
+from app.core.deadline import Deadline, DeadlineExceeded, Deadlines
+from app.core.errors import MEDIA_TYPE, AppError, PayloadTooLarge, problem
 from app.core.logging import client_address, json_line, request_id, trace_id, user_id
 from app.core.masking import masked_text
 from app.core.rate_limit import PerClient
@@ -41,6 +41,7 @@ _VARY_ORIGIN = (b"vary", b"Origin")
 DEADLINE = "app.deadline"
 RETRY_AFTER = [(b"retry-after", b"5")]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def middleware(settings: Settings) -> list[Middleware]:
@@ -56,12 +57,10 @@ def middleware(settings: Settings) -> list[Middleware]:
     http = settings.http
     return [
         *stack,
-        Middleware(LastResort, deadlines=Deadlines(http.request_seconds)),
         Middleware(
-            BodyLimit,
-            max_bytes=http.max_body_bytes,
-            seconds=http.request_seconds,
-            upload_seconds=http.upload_seconds,
+            LastResort,
+            deadlines=Deadlines(http.request_seconds),
+            bodies=BodyLimit(http.max_body_bytes, http.request_seconds, http.upload_seconds),
         ),
     ]
 
@@ -116,6 +115,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 self._complete(message, current)
+                if DEADLINE in scope:
+                    scope[DEADLINE].answered()
             await send(message)
 
         metrics.in_progress.value += 1
@@ -196,13 +197,13 @@ class KnownHosts:
         self.app = app
         self._hosts = HostNames(hosts)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    # Not `async`, as in `Cors`: whoever only passes a request on need not be awaited itself, which costs most of a wrapper.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan" or _header(scope, b"host") in self._hosts:
-            await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            await _answer(send, 421, "misdirected_request", "This server does not answer to that name.")
+            return self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return send({"type": "websocket.close", "code": 1008})
+        return _answer(send, 421, "misdirected_request", "This server does not answer to that name.")
 
 
 class Cors(CORSMiddleware):
@@ -238,14 +239,12 @@ class Cors(CORSMiddleware):
             for origin in origins
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]  # awaited as well
         origin = _header(scope, b"origin") if scope["type"] == "http" else b""
         if not origin:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if scope["method"] == "OPTIONS":
-            await super().__call__(scope, receive, send)
-            return
+            return super().__call__(scope, receive, send)
         headers = self._allowed.get(origin, self._others)
 
         async def send_with_headers(message: Message) -> None:
@@ -253,33 +252,33 @@ class Cors(CORSMiddleware):
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        return self.app(scope, receive, send_with_headers)
 
 
 class LastResort:
-    """Logs and answers what nobody handled, and what took too long. Within `Cors`, so that a browser may read that answer too."""
+    """Logs and answers what nobody handled, took too long or is too large. Within `Cors`, so that a browser may read that too."""
 
-    def __init__(self, app: ASGIApp, deadlines: Deadlines) -> None:
+    def __init__(self, app: ASGIApp, deadlines: Deadlines, bodies: "BodyLimit") -> None:
         self.app = app
         self._deadlines = deadlines
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
+        # `Edge` sees the answer begin, and notes it there.
         deadline = scope[DEADLINE] = self._deadlines.begin()
-
-        async def send_noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            deadline.due = NEVER  # a stream takes as long as it takes
-            await send(message)
-
         try:
-            await self.app(scope, receive, send_noting)
+            if scope["method"] not in _WITHOUT_BODY:
+                if self._bodies.announced_too_large(scope):
+                    detail = f"The request is larger than {self._bodies.max_bytes} bytes."
+                    await _answer(send, 413, PayloadTooLarge.code(), detail)
+                    return
+                receive = self._bodies.counted(receive, deadline)
+            await self.app(scope, receive, send)
         except (Exception, CancelledError) as error:  # whatever it is
-            if deadline.over and not begun:
+            if deadline.over and not deadline.begun:
                 log.warning("request_too_slow", path=scope["path"])
                 await _answer(send, 503, DeadlineExceeded.code(), DeadlineExceeded.detail, RETRY_AFTER)
                 return
@@ -287,7 +286,7 @@ class LastResort:
                 raise
             log.exception("request_failed", path=scope["path"])
             capture(error)
-            if begun:
+            if deadline.begun:
                 raise
             await _answer(send, 500, "internal_error", AppError.detail)
         finally:
@@ -300,41 +299,38 @@ class BodyLimit:
     And lets one come in slowly: while it does, it has a deadline of its own.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float, upload_seconds: float) -> None:
-        self.app = app
-        self._max_bytes = max_bytes
+    def __init__(self, max_bytes: int, seconds: float, upload_seconds: float) -> None:
+        self.max_bytes = max_bytes
         self._seconds = seconds
         self._upload_seconds = upload_seconds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            await self.app(scope, receive, send)
-            return
+    def announced_too_large(self, scope: Scope) -> bool:
+        """Whether the request says so itself."""
         announced = _header(scope, b"content-length")
         # Its first 20 digits are more than enough; Python refuses to read thousands of them.
-        if announced.isdigit() and int(announced[:20]) > self._max_bytes:
-            await _answer(send, 413, "payload_too_large", f"The request is larger than {self._max_bytes} bytes.")
-            return
+        return announced.isdigit() and int(announced[:20]) > self.max_bytes
+
+    def counted(self, receive: Receive, deadline: Deadline) -> Receive:
+        """`receive`, which raises a 413 once too much has come, and moves the deadline while something comes."""
         received = 0
-        deadline = scope[DEADLINE]
         coming_in_until = time.monotonic() + self._upload_seconds
 
         async def receive_counted() -> Message:
             nonlocal received, coming_in_until
             if coming_in_until:
-                deadline.due = coming_in_until
+                deadline.move(coming_in_until)
             message = await receive()
             if message["type"] == "http.request":
                 if coming_in_until and not message.get("more_body"):
                     coming_in_until = 0.0
-                    deadline.due = time.monotonic() + self._seconds
+                    deadline.move(time.monotonic() + self._seconds)
                 received += len(message.get("body", b""))
-                if received > self._max_bytes:
+                if received > self.max_bytes:
                     # The one exception that FastAPI lets through from reading a form.
                     raise HTTPException(413)
             return message
 
-        await self.app(scope, receive_counted, send)
+        return receive_counted
 
 
 def install_middleware(app: FastAPI, settings: Settings, within_edge: Sequence[Middleware] = ()) -> None:

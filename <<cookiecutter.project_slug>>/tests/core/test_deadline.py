@@ -78,6 +78,9 @@ async def test_a_stream_may_be_long(web_with: WebWith) -> None:
     async with web_with(HTTP_REQUEST_SECONDS=0.3) as web:
         answer = await web.get("/api/v1/probe/drip")
         assert (answer.status_code, answer.text) == (200, "....")
+        # The same while a body comes in that nobody asked for.
+        answer = await web.post("/api/v1/probe/drip", content=pieces(2, 0.1))
+        assert (answer.status_code, answer.text) == (200, "....")
 
 
 async def test_a_client_that_goes_is_no_deadline(web_with: WebWith) -> None:

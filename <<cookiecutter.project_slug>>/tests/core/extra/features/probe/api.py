@@ -33,6 +33,7 @@ ACCESS = {
     "POST /api/v1/probe/fail": Access.ANYONE,
     "GET /api/v1/probe/slow": Access.ANYONE,
     "GET /api/v1/probe/drip": Access.ANYONE,
+    "POST /api/v1/probe/drip": Access.ANYONE,
     "GET /api/v1/probe/staff": Access.STAFF,
     "GET /api/v1/probe/cached": Access.ANYONE,
     "POST /api/v1/probe/tasks": Access.ANYONE,
@@ -89,6 +90,7 @@ async def slow() -> None:
 
 
 @router.get("/drip", summary="Answer slowly")
+@router.post("/drip", summary="Answer slowly, whatever is sent")
 async def drip() -> StreamingResponse:
     """Begins at once and takes a second."""
 
