@@ -6,8 +6,6 @@ it is read back and each of its files is held against PostgreSQL's own manifest.
 
 import asyncio
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,12 +17,14 @@ from ops.backup import physical, replication, retention
 from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.errors import BackupError, Busy, Damaged
-from ops.backup.manifest import Manifest
+from ops.backup.making import Making
+from ops.backup.manifest import Manifest, Part
 from ops.backup.outcome import Outcome, made
 from ops.backup.physical import Physical
 from ops.backup.postgres import Address, Tools
 from ops.backup.replication import Server
 from ops.backup.retention import LetGo
+from ops.backup.scratch import notes
 from ops.backup.store import CHUNK, Store
 from ops.backup.wal import archive
 from ops.backup.wal.names import Segment
@@ -120,7 +120,6 @@ def newest(store: Store, system: str) -> Base | None:
 
 
 async def _copy(config: Config, store: Store) -> Manifest:
-    began = time.monotonic()
     async with replication.session(config) as connection:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", ADVISORY_LOCK):
             raise Busy("another copy of this cluster is being made", "wait for it")
@@ -129,19 +128,18 @@ async def _copy(config: Config, store: Store) -> Manifest:
         if not has_log:
             log.warning("backup_without_log", reason="no slot holds the log; python -m ops.backup wal makes it")
         tools = Tools(config.pg_bin, server.major)
-        sequence, id_ = await asyncio.to_thread(store.next_id, KIND)
+        making = await asyncio.to_thread(Making, store, KIND)
 
-        def send_and_read_back() -> tuple[Any, Physical]:
-            part = store.write(f"{KIND}/{id_}.tar.gz", _stream(tools, replication.address(config)))
-            return part, physical.read(iter(store.read(part)))
+        def send_and_read_back() -> Physical:
+            def read_back(part: Part) -> Physical:
+                return physical.read(iter(store.read(part)))
 
-        part, copy = await asyncio.to_thread(send_and_read_back)
+            return making.stream("tar.gz", _stream(tools, replication.address(config)), read_back)
+
+        copy = await asyncio.to_thread(send_and_read_back)
         ended_at: datetime = await connection.fetchval("SELECT clock_timestamp()")
         details = _details(server, copy, ended_at, has_log).to_details()
-        seconds = round(time.monotonic() - began, 3)
-        manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (part,), seconds, details)
-        await asyncio.to_thread(store.commit, manifest)
-    return manifest
+        return await asyncio.to_thread(making.commit, details)
 
 
 def _details(server: Server, copy: Physical, ended_at: datetime, has_log: bool) -> Base:
@@ -169,9 +167,8 @@ def _stream(tools: Tools, address: Address) -> Iterator[bytes]:
         *("--checkpoint=fast", f"--compress={COMPRESSION}", "--manifest-checksums=SHA256"),
         *("--no-password", "--label=ops.backup", f"--dbname={plain}"),
     ]
-    # Errors go to a file: nobody reads a second pipe while the first one is read.
     with (
-        tempfile.TemporaryFile() as errors,
+        notes() as errors,
         subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process,
     ):
         assert process.stdout

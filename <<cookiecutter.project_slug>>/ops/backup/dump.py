@@ -1,9 +1,6 @@
 """`dump`: the database as one file, which any PostgreSQL of its version or a later one can read, managed ones too."""
 
 import asyncio
-import tempfile
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +11,11 @@ from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.contents import Dumped
 from ops.backup.errors import Busy
-from ops.backup.manifest import Manifest, Part
+from ops.backup.making import Making
+from ops.backup.manifest import Manifest
 from ops.backup.outcome import Outcome, made
 from ops.backup.postgres import Address, Connection, Tools, connected, contents, outside
+from ops.backup.scratch import scratch
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -35,8 +34,8 @@ def run(config: Config) -> Outcome:
     """
     store = Store(config)
     store.open()
-    with tempfile.TemporaryDirectory(prefix="backup-") as folder:
-        manifest = asyncio.run(_dump(config, store, Path(folder) / "database.dump"))
+    with scratch("backup") as folder:
+        manifest = asyncio.run(_dump(config, store, folder / "database.dump"))
     return made(manifest, lambda: retention.let_go(config, store, KIND))
 
 
@@ -49,33 +48,28 @@ def verify(config: Config, wanted: str | None = None) -> Manifest:
     store = Store(config)
     store.open()
     manifest = choose(store, KIND, wanted)
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        dump = Path(folder) / "database.dump"
+    with scratch("verify") as folder:
+        dump = folder / "database.dump"
         store.fetch(manifest.only, dump)
         Tools(config.pg_bin, Dumped.of(manifest).server_major).check(dump)
     return manifest
 
 
 async def _dump(config: Config, store: Store, file: Path) -> Manifest:
-    began = time.monotonic()
     address = Address(config.dsn)
     async with connected(address) as connection:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", ADVISORY_LOCK):
             raise Busy("another backup of this database is running", "wait for it")
         tools = Tools(config.pg_bin, connection.get_server_version().major)
+        making = await asyncio.to_thread(Making, store, KIND)
         dumped = await _dump_snapshot(tools, address, connection, file)
         await asyncio.to_thread(tools.check, file)
 
         def store_it() -> Manifest:
-            sequence, id_ = store.next_id(KIND)
-            part: Part = store.write_file(f"{KIND}/{id_}.dump", file)
-            store.check(part)
-            seconds = round(time.monotonic() - began, 3)
-            manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (part,), seconds, details=dumped.to_details())
-            store.commit(manifest)
-            return manifest
+            making.send("dump", file)
+            return making.commit(dumped.to_details())
 
-        # From here on it is a backup. The lock is held until then, so that no two get one sequence.
+        # The lock is held until then.
         return await asyncio.to_thread(store_it)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ from ops.backup.config import Config
 from ops.backup.errors import BackupError, Busy
 from ops.backup.manifest import Kind
 from ops.backup.postgres import Address, connected
+from ops.backup.scratch import place
 
 log = structlog.get_logger(__name__)
 
@@ -55,4 +55,4 @@ def only_one(config: Config, kind: Kind) -> Iterator[None]:
 def _file(config: Config, kind: Kind) -> Path:
     """One for each kind and service: two services on a machine do not wait for each other."""
     whose = zlib.crc32(f"{config.dsn} {config.store.bucket} {config.prefix}".encode())
-    return Path(tempfile.gettempdir()) / f"backup-{kind}-{whose:08x}.lock"
+    return place() / f"backup-{kind}-{whose:08x}.lock"

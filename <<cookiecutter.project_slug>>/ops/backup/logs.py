@@ -9,8 +9,6 @@ import asyncio
 import gzip
 import json
 import tarfile
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +25,11 @@ from ops.backup.choose import LOOK, choose
 from ops.backup.config import Config
 from ops.backup.errors import BackupError
 from ops.backup.lock import only_one
-from ops.backup.manifest import Manifest, Part
-from ops.backup.outcome import Outcome
+from ops.backup.making import Making
+from ops.backup.manifest import Manifest
+from ops.backup.outcome import Outcome, made
 from ops.backup.postgres import Address, connected
+from ops.backup.scratch import is_full, scratch
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -105,18 +105,9 @@ def run(config: Config, now: datetime | None = None, wanted: str | None = None) 
     """
     store = Store(config)
     store.open()
-    made: list[Outcome] = []
     with only_one(config, KIND):
         months = [Month.of(wanted)] if wanted else _missing(store, now or datetime.now(UTC))
-        for month in months:
-            manifest = _archive(config, store, month)
-            try:
-                made.append(Outcome(manifest, retention.let_go(config, store, KIND)))
-            except BackupError as error:
-                # The archive is made all the same, and the next run tries again to let the old ones go.
-                log.error("backup_retention_failed", kind=KIND, reason=str(error))
-                made.append(Outcome(manifest, None))
-    return made
+        return [made(_archive(config, store, month), lambda: retention.let_go(config, store, KIND)) for month in months]
 
 
 def restore(config: Config, wanted: str, target: Path) -> list[Path]:
@@ -175,29 +166,21 @@ def _missing(store: Store, now: datetime) -> list[Month]:
 
 
 def _archive(config: Config, store: Store, month: Month) -> Manifest:
-    began = time.monotonic()
-    sequence, id_ = store.next_id(KIND)
-    parts: list[Part] = []
+    making = Making(store, KIND)
     counts: dict[str, int] = {}
-    with tempfile.TemporaryDirectory(prefix="logs-") as folder:
+    with scratch("logs") as folder:
         for name, suffix, collect in (
             ("audit", "audit.jsonl.gz", _audit),
             ("loki", "loki.jsonl.gz", _loki),
             ("files", "files.tar.gz", _files),
         ):
-            file = Path(folder) / suffix
+            file = folder / suffix
             count = collect(config, month, file)
             if count is None:
                 continue
             counts[name] = count
-            part = store.write_file(f"{KIND}/{id_}.{suffix}", file)
-            store.check(part)
-            parts.append(part)
-    details = {"month": str(month), "counts": counts}
-    seconds = round(time.monotonic() - began, 3)
-    manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), tuple(parts), seconds, details)
-    store.commit(manifest)
-    return manifest
+            making.send(suffix, file)
+    return making.commit({"month": str(month), "counts": counts})
 
 
 def _audit(config: Config, month: Month, file: Path) -> int | None:
@@ -276,6 +259,8 @@ def _files(config: Config, month: Month, file: Path) -> int | None:
             for path in chosen:
                 archive.add(path, str(path.relative_to(root)))
     except OSError as error:
+        if is_full(error):
+            raise
         raise BackupError(
             f"a log file could not be read: {error}", "let the backup's user read BACKUP_LOGS_DIR"
         ) from error

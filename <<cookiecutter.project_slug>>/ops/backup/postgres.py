@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import asyncpg
 
 from ops.backup.contents import Contents, Outside
 from ops.backup.errors import BackupError, Damaged
+from ops.backup.scratch import advice, notes
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -85,7 +85,9 @@ class Address:
 
 
 @asynccontextmanager
-async def connected(address: Address, advice: str = "check DATABASE_… (BACKUP_ADMIN_URL)") -> AsyncIterator[Connection]:
+async def connected(
+    address: Address, otherwise: str = "check DATABASE_… (BACKUP_ADMIN_URL)"
+) -> AsyncIterator[Connection]:
     """A connection that may take its time.
 
     Raises:
@@ -99,7 +101,7 @@ async def connected(address: Address, advice: str = "check DATABASE_… (BACKUP_
             server_settings={"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": "0"},
         )
     except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        raise BackupError(f"could not connect to database {address.database}: {error}", advice) from error
+        raise BackupError(f"could not connect to database {address.database}: {error}", otherwise) from error
     try:
         yield connection
     finally:
@@ -161,8 +163,7 @@ class Tools:
         with dump.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise Damaged(f"{dump.name} is no dump of PostgreSQL")
-        # Errors go to a file: nobody reads a second pipe while the first one is read.
-        with tempfile.TemporaryFile() as errors_file:
+        with notes() as errors_file:
             command = [str(self._bin / "pg_restore"), "--file=-", str(dump)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors_file) as process:
                 assert process.stdout
@@ -223,5 +224,6 @@ def _run(command: list[str], env: dict[str, str]) -> str:
         name = signal.Signals(-result.returncode).name
         raise BackupError(f"{Path(command[0]).name} was ended by {name}", "is the disk full, or the memory?")
     if result.returncode:
-        raise BackupError(f"{Path(command[0]).name} failed: {result.stderr.strip() or result.stdout.strip()}")
+        said = result.stderr.strip() or result.stdout.strip()
+        raise BackupError(f"{Path(command[0]).name} failed: {said}", advice(said))
     return result.stdout

@@ -4,11 +4,8 @@ Nothing live is touched: the dump goes into a database of its own beside the liv
 """
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -18,6 +15,8 @@ from ops.backup.base import Base
 from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.errors import BackupError, Damaged
+from ops.backup.lock import only_one
+from ops.backup.making import Making
 from ops.backup.manifest import Kind, Manifest
 from ops.backup.objects import mirror
 from ops.backup.outcome import Outcome, made
@@ -28,6 +27,7 @@ from ops.backup.restore import base as recovering
 from ops.backup.restore import dump as restoring
 from ops.backup.restore import pair as pairs
 from ops.backup.restore.base import Target
+from ops.backup.scratch import scratch
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -45,11 +45,18 @@ def run(config: Config) -> Outcome:
     """Prove every kind of which there is a backup.
 
     Raises:
+        Busy: another run is under way.
         BackupError: at least one could not be restored. All were tried.
     """
-    began = time.monotonic()
     store = Store(config)
     store.open()
+    with only_one(config, KIND):
+        manifest = _prove(config, store)
+        return made(manifest, lambda: retention.let_go(config, store, KIND))
+
+
+def _prove(config: Config, store: Store) -> Manifest:
+    making = Making(store, KIND)
     found: dict[str, Facts] = {}
     faults: list[str] = []
     for kind, prove in PROOFS.items():
@@ -70,11 +77,7 @@ def run(config: Config) -> Outcome:
         )
     if not found:
         raise BackupError("there is no backup that could be proven", "make one: python -m ops.backup dump")
-    sequence, id_ = store.next_id(KIND)
-    seconds = round(time.monotonic() - began, 3)
-    manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (), seconds, found)
-    store.commit(manifest)
-    return made(manifest, lambda: retention.let_go(config, store, KIND))
+    return making.commit(found)
 
 
 def _dump(config: Config, store: Store) -> Facts:
@@ -100,15 +103,15 @@ def _mirrored(store: Store, manifest: Manifest) -> Mapping[str, object] | None:
         pair = pairs.choose(store, wanted=manifest.id)
     except BackupError:
         return None
-    with tempfile.TemporaryDirectory(prefix="proof-") as folder:
-        return pairs.belonging(pair, mirror.journal_of(store, pair.mirror, Path(folder)))
+    with scratch("proof") as folder:
+        return pairs.belonging(pair, mirror.journal_of(store, pair.mirror, folder))
 
 
 def _base(config: Config, store: Store) -> Facts:
     """Recovered to the latest second, every table read, every page compared; only read where there is no room for that."""
     manifest = choose(store, "base")
     details = Base.of(manifest)
-    with tempfile.TemporaryDirectory(prefix="proof-") as folder:
+    with scratch("proof") as folder:
         room = shutil.disk_usage(folder).free
         try:
             Tools(config.pg_bin, details.server_major).program("postgres")
@@ -120,7 +123,7 @@ def _base(config: Config, store: Store) -> Facts:
             why = f"no room for {details.plain:,} bytes in {folder}" if is_here else "no server to recover with"
             log.warning("backup_proof_lighter", kind="base", reason=why)
             return {"backup": manifest.id, "how": "read"}
-        result = recovering.restore(config, Path(folder) / "data", Target(), wanted=manifest.id, scratch=True)
+        result = recovering.restore(config, folder / "data", Target(), wanted=manifest.id, scratch=True)
         rows = sum(contents.rows for contents in result.databases.values())
         return {
             "backup": manifest.id,

@@ -20,6 +20,7 @@ from ops.backup import encryption
 from ops.backup.config import Config
 from ops.backup.errors import BackupError, Damaged, NoKey
 from ops.backup.manifest import SUFFIX, Kind, Manifest, Part, new_id, sequence_of
+from ops.backup.scratch import ADVICE
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -160,9 +161,7 @@ class Store:
                 for piece in pieces:
                     file.write(piece)
         except OSError as error:
-            raise BackupError(
-                f"{target} cannot be written: {error}", "make room, or set TMPDIR to where there is"
-            ) from error
+            raise BackupError(f"{target} cannot be written: {error}", ADVICE) from error
 
     def check(self, part: Part) -> None:
         """Read an object back to its end.

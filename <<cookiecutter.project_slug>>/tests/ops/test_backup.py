@@ -19,7 +19,8 @@ from ops.backup.config import Keep
 from ops.backup.drill.frame import Drill, DrillFailed
 from ops.backup.drill.rehearsal import PARTS, Rehearsal
 from ops.backup.dump import run, verify
-from ops.backup.errors import BackupError, Damaged, Refused
+from ops.backup.errors import BackupError, Busy, Damaged, Refused
+from ops.backup.lock import only_one
 from ops.backup.postgres import Address
 from ops.backup.report import Success, write_metrics
 from ops.backup.restore import dump as restoring
@@ -297,6 +298,15 @@ def test_a_proof_leaves_nothing_but_its_result(rehearsal: Rehearsal) -> None:
         proof.run(rehearsal.config)
     assert len(rehearsal.store().backups("proof")) == 1
     assert (rehearsal.look(), rehearsal.databases()) == (live, databases)
+
+
+def test_one_proof_at_a_time(rehearsal: Rehearsal) -> None:
+    """Of two schedulers the second one is told that it is busy, which is no failure."""
+    run(rehearsal.config)
+    with only_one(rehearsal.config, "proof"), pytest.raises(Busy, match="another run of proof"):
+        proof.run(rehearsal.config)
+    assert not rehearsal.store().backups("proof")
+    proof.run(rehearsal.config)
 
 
 def test_keys_that_may_not_delete_are_good_keys(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:

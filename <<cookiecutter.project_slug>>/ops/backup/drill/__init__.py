@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from devstack import Stack
-from ops.backup.drill import base, dump, objects, pair, redis, retention
+from ops.backup.drill import base, dump, full, objects, pair, redis, retention
 from ops.backup.drill.frame import Drill, DrillFailed, Result
 from ops.backup.drill.rehearsal import PARTS, Rehearsal
 
@@ -25,6 +25,7 @@ CHAPTERS: Mapping[str, Steps] = {
     "objects: a bucket": objects.steps,
     "pair: rows and their objects": pair.steps,
     "retention": retention.steps,
+    "full disks": full.steps,
 }
 
 

@@ -1,4 +1,4 @@
-"""Dump, destroy, restore, compare every row; then what must be refused, a full disk, and kill -9 in every bad moment."""
+"""Dump, destroy, restore, compare every row; then what must be refused, and kill -9 in every bad moment."""
 
 import os
 from collections.abc import Callable
@@ -8,9 +8,6 @@ from ops.backup.drill.rehearsal import Rehearsal
 from ops.backup.dump import run
 from ops.backup.errors import BackupError, Damaged, Refused
 from ops.backup.restore import dump as restoring
-
-# A full disk for whoever runs this: the kernel refuses to let any file grow beyond it. A real small disk would take root.
-DISK_BYTES = 200_000
 
 
 def steps(drill: Drill, rehearsal: Rehearsal) -> None:
@@ -119,11 +116,6 @@ def _faults(drill: Drill, rehearsal: Rehearsal) -> None:
         ids.append(made.id)
         return f"{what}; no half backup; the next run made one", made.size
 
-    def full_disk() -> Result:
-        said = rehearsal.child("-m", "ops.backup", "dump", file_bytes=DISK_BYTES)
-        insist(said.returncode == 1, f"exit code {said.returncode}: {said.stdout[-300:]}")
-        return no_new_one("failed with a message")
-
     def killed_backup() -> Result:
         rehearsal.killed_at("ops.backup.store", "Store.check", "dump")
         return no_new_one("killed with the dump sent and the manifest not written")
@@ -134,7 +126,6 @@ def _faults(drill: Drill, rehearsal: Rehearsal) -> None:
     def killed_swap() -> Result:
         return _killed_restore(rehearsal, "ops.backup.restore.dump", "_end_sessions")
 
-    drill.step("disk full during a dump", full_disk)
     drill.step("kill -9 in the middle of a dump", killed_backup)
     drill.step("kill -9 in the middle of a restore", killed_load)
     drill.step("kill -9 of a restore in the change of names", killed_swap)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from pydantic import SecretStr
 from app.core.settings import Storage
 from devstack import Stack
 from ops.backup.config import Config, Keep
+from ops.backup.drill.disk import Disk
 from ops.backup.errors import BackupError
 from ops.backup.manifest import Manifest
 from ops.backup.postgres import Address, Connection, contents
@@ -238,22 +238,21 @@ class Rehearsal:
                 process.send_signal(signal.SIGTERM)
                 process.wait()
 
-    def child(self, *arguments: str, file_bytes: int | None = None) -> "subprocess.CompletedProcess[str]":
-        """Run this Python with `arguments` as another process, whose files may not grow beyond a size."""
-
-        def limit() -> None:
-            if file_bytes is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
-
+    def child(
+        self, *arguments: str, disk: Disk | None = None, env: Mapping[str, str] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run this Python with `arguments` as another process, on a disk of its own if one is given."""
+        command = [sys.executable, *arguments]
+        changed = {**(env or {}), **({"TMPDIR": str(disk.folder)} if disk else {})}
         return subprocess.run(
-            [sys.executable, *arguments],
-            env=self.environment,
+            disk.command(command) if disk else command,
+            env=self.environment | changed,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            preexec_fn=limit,  # nothing else runs in the drill's process
+            preexec_fn=disk.limit if disk else None,  # nothing else runs in the drill's process
         )
 
     def killed_at(self, module: str, place: str, *command: str) -> None:

@@ -14,6 +14,7 @@ from app.core.settings import Storage
 from app.core.storage import QUARANTINE, client
 from ops.backup.errors import BackupError, Damaged
 from ops.backup.objects.journal import Life, Listed
+from ops.backup.scratch import is_full
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -91,6 +92,8 @@ class Live:
                 raise Vanished(life.key) from error
             raise self._failed(f"read {life.key}", error) from error
         except (BotoCoreError, OSError) as error:
+            if is_full(error):
+                raise  # not the store's fault, and said by whoever gave the folder
             raise self._failed(f"read {life.key}", error) from error
         if size != life.size:
             raise BackupError(f"{life.key} came with {size} bytes instead of {life.size}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,12 +17,15 @@ from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.errors import BackupError, Damaged
 from ops.backup.lock import only_one
+from ops.backup.making import Making
 from ops.backup.manifest import Manifest
 from ops.backup.objects import journal
 from ops.backup.objects.journal import MIRROR, Life
 from ops.backup.objects.live import Live, Vanished
-from ops.backup.outcome import Outcome
+from ops.backup.outcome import Outcome, made
 from ops.backup.progress import Progress
+from ops.backup.retention import LetGo
+from ops.backup.scratch import scratch
 from ops.backup.store import Backup, Store
 
 log = structlog.get_logger(__name__)
@@ -49,17 +51,16 @@ def run(config: Config, progress: Progress | None = None) -> Outcome:
     """
     store, live = Store(config), Live(config.files)
     store.open()
-    with only_one(config, KIND), tempfile.TemporaryDirectory(prefix="objects-") as folder:
-        manifest = _mirror(config, store, live, Path(folder), progress or Progress("objects"))
-        try:
-            let_go = retention.let_go(config, store, KIND)
+    with only_one(config, KIND), scratch("objects") as folder:
+        manifest = _mirror(config, store, live, folder, progress or Progress("objects"))
+
+        def let_go() -> LetGo:
+            done = retention.let_go(config, store, KIND)
             if config.may_delete:
-                sweep(store, Path(folder))
-            return Outcome(manifest, let_go)
-        except BackupError as error:
-            # The backup is made all the same, and the next run tries again to let the old ones go.
-            log.error("backup_retention_failed", kind=KIND, reason=str(error))
-            return Outcome(manifest, None)
+                sweep(store, folder)
+            return done
+
+        return made(manifest, let_go)
 
 
 def verify(config: Config, wanted: str | None = None, at_most: int | None = None) -> Manifest:
@@ -77,15 +78,15 @@ def verify(config: Config, wanted: str | None = None, at_most: int | None = None
     store.open()
     manifest = choose(store, KIND, wanted)
     faults: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        lives = journal_of(store, manifest, Path(folder))
+    with scratch("verify") as folder:
+        lives = journal_of(store, manifest, folder)
         if at_most is not None and len(lives) > at_most:
             lives = random.sample(lives, at_most)
 
         def read(life: Life, file: Path) -> None:
             fetch(store, life, file)
 
-        for life, outcome in at_once(lives, read, Path(folder)):
+        for life, outcome in at_once(lives, read, folder):
             if isinstance(outcome, Damaged):
                 faults.append(f"{life.key}: {outcome}")
             elif isinstance(outcome, BackupError):
@@ -113,8 +114,8 @@ def history(config: Config, key: str) -> list[Life]:
     """What the newest run knows of an object, the oldest life first."""
     store = Store(config)
     store.open()
-    with tempfile.TemporaryDirectory(prefix="history-") as folder:
-        return [life for life in journal_of(store, choose(store, KIND), Path(folder)) if life.key == key]
+    with scratch("history") as folder:
+        return [life for life in journal_of(store, choose(store, KIND), folder) if life.key == key]
 
 
 def journal_of(store: Store, manifest: Manifest, folder: Path) -> list[Life]:
@@ -141,7 +142,7 @@ def listed_at(manifest: Manifest) -> datetime:
 
 
 def _mirror(config: Config, store: Store, live: Live, folder: Path, progress: Progress) -> Manifest:
-    began = time.monotonic()
+    making = Making(store, KIND)
     before, former = _before(store, folder)
     now = datetime.now(UTC)
     lives = journal.continued(before, live.listing(), now, _keep(config, former, now))
@@ -152,9 +153,7 @@ def _mirror(config: Config, store: Store, live: Live, folder: Path, progress: Pr
     lives = [life for life in lives if life.stored]
     file = folder / "journal"
     journal.write(lives, file)
-    sequence, id_ = store.next_id(KIND)
-    part = store.write_file(f"{KIND}/{id_}.journal", file)
-    store.check(part)
+    making.send("journal", file)
     there = [life for life in lives if life.until is None]
     details = {
         "listed_at": now.isoformat(),
@@ -166,9 +165,7 @@ def _mirror(config: Config, store: Store, live: Live, folder: Path, progress: Pr
         "copied_bytes": sum(life.size for life in done.values()),
         "vanished": len(new) - len(done),
     }
-    seconds = round(time.monotonic() - began, 3)
-    manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (part,), seconds, details)
-    store.commit(manifest)
+    manifest = making.commit(details)
     _forget_notes(store, folder)
     return manifest
 
@@ -273,11 +270,11 @@ def _note(store: Store, done: dict[str, Life], folder: Path) -> None:
     if not done:
         return
     file = folder / "noted"
-    known = {life.name: life for life in _checkpoint(store, folder)}
-    journal.write(list((known | done).values()), file)
     try:
+        known = {life.name: life for life in _checkpoint(store, folder)}
+        journal.write(list((known | done).values()), file)
         store.write_file(CHECKPOINT, file)
-    except BackupError as error:
+    except (BackupError, OSError) as error:
         log.warning("backup_checkpoint_failed", reason=str(error))
 
 

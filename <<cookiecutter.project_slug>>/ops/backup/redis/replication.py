@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from redis.connection import parse_url
 
 from ops.backup.errors import BackupError
+from ops.backup.scratch import is_full
 
 PIECE = 1024 * 1024
 MARK = 40  # length of the mark that ends a snapshot of unknown length
@@ -80,6 +81,8 @@ def fetch(target: Target, file: Path) -> None:
             with file.open("wb") as opened:
                 _receive(answers, head[1:].strip(), opened)
     except OSError as error:
+        if is_full(error):
+            raise  # not Redis' fault, and said by whoever gave the folder
         raise BackupError(f"no snapshot of Redis at {target.host}:{target.port}: {error}", "check BROKER_…") from error
 
 

@@ -2,10 +2,7 @@
 
 import shutil
 import subprocess
-import tempfile
-import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +13,12 @@ from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.errors import Damaged
 from ops.backup.lock import only_one
+from ops.backup.making import Making
 from ops.backup.manifest import Manifest
 from ops.backup.outcome import Outcome, made
 from ops.backup.redis import rdb
 from ops.backup.redis.replication import Target, fetch
+from ops.backup.scratch import scratch
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -36,24 +35,19 @@ def run(config: Config) -> Outcome:
     """
     store = Store(config)
     store.open()
-    with only_one(config, KIND), tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        manifest = take(config, store, Path(folder))
+    with only_one(config, KIND), scratch("redis") as folder:
+        manifest = take(config, store, folder)
         return made(manifest, lambda: retention.let_go(config, store, KIND))
 
 
 def take(config: Config, store: Store, folder: Path) -> Manifest:
     """One snapshot. Whoever calls holds the lock."""
-    began = time.monotonic()
+    making = Making(store, KIND)
     file = folder / "dump.rdb"
     fetch(Target.of(config.broker), file)
     found = checked(file)
-    sequence, id_ = store.next_id(KIND)
-    part = store.write_file(f"{KIND}/{id_}.rdb", file)
-    store.check(part)
-    seconds = round(time.monotonic() - began, 3)
-    manifest = Manifest(KIND, id_, sequence, datetime.now(UTC), (part,), seconds, asdict(found))
-    store.commit(manifest)
-    return manifest
+    making.send("rdb", file)
+    return making.commit(asdict(found))
 
 
 def verify(config: Config, wanted: str | None = None) -> Manifest:
@@ -65,8 +59,8 @@ def verify(config: Config, wanted: str | None = None) -> Manifest:
     store = Store(config)
     store.open()
     manifest = choose(store, KIND, wanted)
-    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
-        file = Path(folder) / "dump.rdb"
+    with scratch("verify") as folder:
+        file = folder / "dump.rdb"
         store.fetch(manifest.only, file)
         rdb.check(file)
         checked(file)

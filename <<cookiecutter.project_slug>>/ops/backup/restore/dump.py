@@ -6,7 +6,6 @@ change of names, one that lets nobody in. The next restore, or `restore undo`, c
 
 import asyncio
 import re
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ops.backup.contents import Contents, Dumped, Outside
 from ops.backup.errors import BackupError, Damaged, Refused
 from ops.backup.manifest import Manifest
 from ops.backup.postgres import Address, Connection, Tools, connected, contents
+from ops.backup.scratch import scratch
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -67,8 +67,8 @@ def restore(config: Config, wanted: str | None = None, *, force: bool = False) -
     store = Store(config)
     store.open()
     manifest = choose(store, "dump", wanted)
-    with tempfile.TemporaryDirectory(prefix="restore-") as folder:
-        return asyncio.run(_restore(config, store, manifest, Path(folder), force))
+    with scratch("restore") as folder:
+        return asyncio.run(_restore(config, store, manifest, folder, force))
 
 
 def refuse_live(config: Config, *, force: bool) -> None:
@@ -145,11 +145,11 @@ def rehearse(config: Config, wanted: str, look: Callable[[Connection], Awaitable
             finally:
                 await _execute(connection, "DROP DATABASE IF EXISTS {} WITH (FORCE)", trial)
 
-    with tempfile.TemporaryDirectory(prefix="proof-") as folder:
-        file = Path(folder) / "database.dump"
+    with scratch("proof") as folder:
+        file = folder / "database.dump"
         store.fetch(manifest.only, file)
         Tools(config.pg_bin, dumped.server_major).check(file)
-        return asyncio.run(work(file, Path(folder) / "list"))
+        return asyncio.run(work(file, folder / "list"))
 
 
 @asynccontextmanager

@@ -35,6 +35,7 @@ def main(address: str, name: str, target: str) -> int:
 if __name__ == "__main__":
     try:
         code = main(*sys.argv[1:])
-    except OSError:
+    except OSError as error:
+        print(f"fetch: {error}", file=sys.stderr)  # it goes to the server's log, whose last lines the restore shows
         code = GIVE_UP
     sys.exit(code)

@@ -1,6 +1,5 @@
 """Restore objects: one, those of a prefix, or all, as they were at a moment. Nothing is ever deleted."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from ops.backup.objects.journal import Life
 from ops.backup.objects.live import Live
 from ops.backup.objects.mirror import KIND, at_once, fetch, journal_of, listed_at
 from ops.backup.progress import Progress
+from ops.backup.scratch import scratch
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -79,9 +79,9 @@ def restore(config: Config, wish: Wish, *, force: bool = False, progress: Progre
     """
     store = Store(config)
     store.open()
-    with tempfile.TemporaryDirectory(prefix="restore-") as folder:
+    with scratch("restore") as folder:
         manifest = choose(store, KIND, wish.backup)
-        lives = journal_of(store, manifest, Path(folder))
+        lives = journal_of(store, manifest, folder)
         moment = wish.at or listed_at(manifest)
         if moment > listed_at(manifest):
             raise BackupError(
@@ -91,7 +91,7 @@ def restore(config: Config, wish: Wish, *, force: bool = False, progress: Progre
         chosen = {key: life for key, life in journal.alive(lives, moment).items() if wish.takes(key)}
         if not chosen:
             raise BackupError(_nothing(lives, wish, moment), "look: python -m ops.backup history KEY")
-        return put_back(config, store, manifest, moment, chosen, Path(folder), force=force, progress=progress)
+        return put_back(config, store, manifest, moment, chosen, folder, force=force, progress=progress)
 
 
 def put_back(

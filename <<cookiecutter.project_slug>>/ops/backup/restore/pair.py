@@ -5,11 +5,9 @@ stored before it, and what was deleted since is still in the mirror. So any dump
 """
 
 import asyncio
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from app.core.storage import NamedObjects
 from ops.backup import references
@@ -25,6 +23,7 @@ from ops.backup.postgres import Address, connected
 from ops.backup.progress import Progress
 from ops.backup.references import Found
 from ops.backup.restore import dump, objects
+from ops.backup.scratch import scratch
 from ops.backup.store import Store
 
 # How far the clocks of the database and of the store may be apart.
@@ -120,9 +119,9 @@ def restore(
     """
     store = Store(config)
     store.open()
-    with tempfile.TemporaryDirectory(prefix="restore-") as folder:
+    with scratch("restore") as folder:
         pair = choose(store, at, wanted)
-        lives = journal_of(store, pair.mirror, Path(folder))
+        lives = journal_of(store, pair.mirror, folder)
         dump.refuse_live(config, force=force)
         written = objects.put_back(
             config,
@@ -130,7 +129,7 @@ def restore(
             pair.mirror,
             pair.moment,
             belonging(pair, lives),
-            Path(folder),
+            folder,
             force=force,
             progress=progress,
         )

@@ -1,9 +1,7 @@
 """Restore the broker: the server takes the snapshot in as a replica does, so its append-only file has it as well."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
@@ -14,6 +12,7 @@ from ops.backup.lock import only_one
 from ops.backup.manifest import Manifest
 from ops.backup.redis.server import Server
 from ops.backup.redis.snapshot import KIND, checked, take
+from ops.backup.scratch import scratch
 from ops.backup.store import Store
 
 log = structlog.get_logger(__name__)
@@ -58,7 +57,7 @@ def restore(
     store = Store(config)
     store.open()
     server = Server(config.broker)
-    with only_one(config, KIND), tempfile.TemporaryDirectory(prefix="restore-") as folder:
+    with only_one(config, KIND), scratch("restore") as folder:
         manifest = choose(store, KIND, wanted)
         before = server.keys()
         if before and not force:
@@ -66,10 +65,10 @@ def restore(
                 f"the broker at {server.place} has {before:,} keys",
                 "stop worker and beat, then say --force to replace them; a snapshot of them is kept",
             )
-        file = Path(folder) / "restored.rdb"
+        file = folder / "restored.rdb"
         store.fetch(manifest.only, file)
         found = checked(file)
-        kept = take(config, store, Path(folder)).id if before else None
+        kept = take(config, store, folder).id if before else None
         server.load(file, own_address, progress)
         keys = server.keys()
         # Keys that have an end may have come to it since; those of further databases are not counted in the snapshot.

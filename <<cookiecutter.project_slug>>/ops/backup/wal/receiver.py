@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import signal
 import subprocess
-import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +27,7 @@ from ops.backup.config import Config
 from ops.backup.errors import BackupError
 from ops.backup.postgres import Connection, Tools
 from ops.backup.replication import Server
+from ops.backup.scratch import advice, notes, scratch
 from ops.backup.store import Store
 from ops.backup.wal.archive import Archive
 from ops.backup.wal.names import HISTORY, SEGMENT, Segment, read_lsn
@@ -131,8 +131,7 @@ class Receiver:
             tools = Tools(self._config.pg_bin, server.major)
             archive = await asyncio.to_thread(Archive, self._store, server.system, server.segment_bytes)
             start = await self._start(connection, server, tools, archive)
-            with tempfile.TemporaryDirectory(prefix="wal-") as folder:
-                spool = Path(folder)
+            with scratch("wal") as spool:
                 # What pg_receivewal leaves when it dies while opening a segment: it begins with that one.
                 (spool / f"{start.name}.partial").touch()
                 async with self._receiving(tools, spool) as process:
@@ -157,13 +156,14 @@ class Receiver:
             *(str(tools.program("pg_receivewal")), f"--directory={spool}", "--no-loop", "--no-sync"),
             *("--no-password", f"--dbname={plain}"),
         ]
-        with tempfile.TemporaryFile() as errors:
+        with notes() as errors:
             process = _started(command, env, errors)
             try:
                 yield process
                 if process.poll() is not None and not self._stop.is_set():
                     errors.seek(0)
-                    raise BackupError(f"pg_receivewal ended: {errors.read().decode(errors='replace').strip()}")
+                    said = errors.read().decode(errors="replace").strip()
+                    raise BackupError(f"pg_receivewal ended: {said}", advice(said))
             finally:
                 process.send_signal(signal.SIGCONT)
                 process.send_signal(signal.SIGINT)
