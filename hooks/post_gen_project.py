@@ -32,6 +32,7 @@ ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
             "docs/delete-documents.md",
             "docs/documents.md",
             "docs/images/dashboard-documents.png",
+            "load/journeys/documents.py",
             "ops/grafana/dashboards/documents.json",
             "migrations/versions/documents",
             "requirements/feature-documents.in",
