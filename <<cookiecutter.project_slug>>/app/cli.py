@@ -403,13 +403,20 @@ def show_message(identity: Annotated[UUID, typer.Argument(help="Its id, as `mess
     """Show what a message says, while it waits or lies in the sandbox; afterwards that is erased."""
 
     async def show(resources: "Resources") -> None:
-        from app.core.messages import MessageRow
+        from app.core.encryption import DecryptionError
+        from app.core.messages import MessageRow, unseal
 
         async with resources.db.read() as session:
             row = await session.get(MessageRow, identity)
-        if row is None or row.content is None:
-            raise fail(f"messages: {'there is no such message' if row is None else f'{row.state}, and erased'}")
-        for name, value in json.loads(row.content).items():
+        if row is None:
+            raise fail("messages: there is no such message")
+        try:
+            message = unseal(resources.encryption, row)
+        except DecryptionError as error:
+            raise fail(f"messages: it cannot be read: {error}") from error
+        if message is None:
+            raise fail(f"messages: {row.state}, and erased")
+        for name, value in message.model_dump().items():
             print(f"{name}: {value}")
 
     _with_resources("messages", show)

@@ -1,5 +1,6 @@
 """The stack: which parts, on which ports, with which settings; started in the order they need, stopped in reverse."""
 
+import base64
 import json
 import os
 import re
@@ -47,6 +48,8 @@ SECRETS = {
     "AUTH_SECRET_KEY": 32,
     "HEALTH_TOKEN": 24,
 }
+# Likewise, in a form of its own.
+ENCRYPTION = "ENCRYPTION_KEYS"
 # What other commands need to find the parts; the passwords they have from `.env`.
 ADDRESSES = (
     *(f"{group}_{field}" for group in ("DATABASE", "CACHE", "BROKER") for field in ("HOST", "PORT")),
@@ -252,6 +255,8 @@ class Stack:
         own |= self._given
         for name, size in SECRETS.items():
             own[name] = own.get(name) or from_file.get(name) or secrets.token_hex(size)
+        fresh = f"stack:{base64.b64encode(secrets.token_bytes(32)).decode()}"
+        own[ENCRYPTION] = own.get(ENCRYPTION) or from_file.get(ENCRYPTION) or fresh
         addresses = self._addresses(from_file | own)
         env = own | addresses | self._given
         return env, from_file | env

@@ -162,7 +162,7 @@ def _views(resources: Callable[[], "Resources"]) -> list[type["ModelView"]]:
             MessageRow.created_at,
             MessageRow.error,
         )
-        column_details_exclude_list = (MessageRow.content, MessageRow.receiver)
+        column_details_exclude_list = (MessageRow.sealed, MessageRow.content, MessageRow.receiver)
         column_default_sort = (MessageRow.created_at, True)
 
     class Audit(base, model=AuditEntry):  # type: ignore[valid-type, misc, call-arg]  # as above

@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
@@ -38,6 +38,7 @@ Publish = Callable[["Database", Sequence["OutboxTask"]], Awaitable[None]]
 
 # Key in `session.info` under which a transaction collects the tasks to send after its commit.
 OUTBOX = "outbox"
+_NOTHING: Mapping[str, Any] = {}
 # So many calls in a row find a server away, and for so long none is tried then; the next one asks it again.
 FAILURES = 3
 OPEN_SECONDS = 2.0
@@ -113,9 +114,10 @@ class Server:
         name: how health calls it.
         dsn: its address.
         settings: pool and deadlines.
+        info: what every session has in its `info`.
     """
 
-    def __init__(self, name: str, dsn: str, settings: DatabaseSettings) -> None:
+    def __init__(self, name: str, dsn: str, settings: DatabaseSettings, info: Mapping[str, Any]) -> None:
         self.name = name
         self._seconds = settings.connect_seconds
         self.circuit = Circuit(name, FAILURES, OPEN_SECONDS, counts=(DatabaseUnavailable,))
@@ -136,10 +138,10 @@ class Server:
             event.listen(engine.sync_engine, "handle_error", _end_silent)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
         _watch_statements(self.engine, name)
-        self.write = async_sessionmaker(self.engine, expire_on_commit=False)
+        self.write = async_sessionmaker(self.engine, expire_on_commit=False, info=dict(info))
         # Reads need no BEGIN and COMMIT around them: half the database time of a one-statement read.
         self.read = async_sessionmaker(
-            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False
+            self.engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False, info=dict(info)
         )
 
     @asynccontextmanager
@@ -177,8 +179,8 @@ class Server:
 class Replica(Server):
     """A streaming replica: as good as the primary, a little later."""
 
-    def __init__(self, dsn: str, settings: DatabaseSettings) -> None:
-        super().__init__("replica", dsn, settings)
+    def __init__(self, dsn: str, settings: DatabaseSettings, info: Mapping[str, Any]) -> None:
+        super().__init__("replica", dsn, settings, info)
         self._lag = settings.replica_lag_seconds
         self._in_time = False
         self._measured_at = -LAG_EVERY_SECONDS
@@ -207,15 +209,16 @@ class Database:
     Args:
         settings: addresses, pool and deadlines.
         publish: called after a transaction has committed, with the tasks enqueued in it.
+        info: what every session has in its `info`.
     """
 
     name = "database"
 
-    def __init__(self, settings: DatabaseSettings, publish: Publish) -> None:
+    def __init__(self, settings: DatabaseSettings, publish: Publish, info: Mapping[str, Any] = _NOTHING) -> None:
         self._publish = publish
-        self.primary = Server(self.name, settings.dsn(), settings)
+        self.primary = Server(self.name, settings.dsn(), settings, info)
         address = settings.replica_url.get_secret_value()
-        self.replica = Replica(address, settings) if address else None
+        self.replica = Replica(address, settings, info) if address else None
 
     @property
     def engine(self) -> AsyncEngine:

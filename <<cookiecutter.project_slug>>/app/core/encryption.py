@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 # version (1) · length of the key's id (1) · id · nonce (12) · wrapped key (32 + 16) · nonce (12) · value (n + 16)
 VERSION = 1
+# Key in `session.info` of every session, for what core itself seals: messages.
+IN_SESSION = "encryption"
 NONCE_BYTES = 12
 TAG_BYTES = 16
 DATA_KEY_BYTES = 32

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from app.core.ai import Answerer, Embedder, create_answerer, create_embedder, health_of
 from app.core.cache import ONE_RETRY, Cache
 from app.core.db import Database
-from app.core.encryption import Encryption
+from app.core.encryption import IN_SESSION, Encryption
 from app.core.events import Events
 from app.core.rate_limit import Limiter
 from app.core.settings import Settings
@@ -79,7 +79,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     async with AsyncExitStack() as stack:
         publisher = Publisher(settings)
         stack.push_async_callback(publisher.close)
-        db = Database(settings.database, publisher.publish)
+        encryption = Encryption(settings.encryption)
+        db = Database(settings.database, publisher.publish, {IN_SESSION: encryption})
         stack.push_async_callback(db.close)
         cache = Cache(settings.cache)
         stack.push_async_callback(cache.close)
@@ -93,7 +94,6 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(embedder.close)
         answerer = create_answerer(settings.ai)
         stack.push_async_callback(answerer.close)
-        encryption = Encryption(settings.encryption)
         yield Resources(
             settings, db, cache, events, limiter, broker, storage, publisher, embedder, answerer, encryption
         )

@@ -1,5 +1,6 @@
 """Settings: what the environment says reaches the code, and what is wrong in it is said all at once."""
 
+import base64
 import os
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def production(bare: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         "CACHE_PASSWORD": STRONG,
         "BROKER_PASSWORD": STRONG,
         "AUTH_SECRET_KEY": STRONG,
+        "ENCRYPTION_KEYS": f"one:{base64.b64encode(bytes(32)).decode()}",
         "AI_EMBEDDING_PROVIDER": "openai",
         "AI_OPENAI_API_KEY": "sk-" + STRONG,
         "AI_ANSWER_PROVIDER": "claude",

@@ -4,7 +4,7 @@
         ...
         await send(session, Email(to=user.email, subject="Welcome", text="…"), key=f"welcome:{user.id}")
 
-`send` writes a row in the caller's transaction: nothing goes out when that rolls back, and nothing is lost once it has
+`send` writes a row in the caller's transaction, encrypted: nothing goes out when that rolls back, and nothing is lost once it has
 committed. A worker hands it to the provider, again and again for MESSAGES_GIVE_UP_HOURS while the provider is away, and
 erases what it said once it is over.
 
@@ -21,6 +21,7 @@ from app.core.messages.lanes import TASKS, periodic, send
 from app.core.messages.models import MessageRow, State
 from app.core.messages.queue import device_is_back, devices_gone
 from app.core.messages.report import kept, newest, sample_messages
+from app.core.messages.sealing import unseal
 from app.core.messages.templates import Template
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "periodic",
     "sample_messages",
     "send",
+    "unseal",
 ]

@@ -22,11 +22,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import metrics
 from app.core.db import OUTBOX, new_id
+from app.core.encryption import IN_SESSION, Encryption
 from app.core.logging import request_id
-from app.core.messages.kinds import Channel, Email, Message, Push, SlackNote, parse
+from app.core.messages.kinds import Channel, Email, Message, Push, SlackNote
 from app.core.messages.models import MessageRow
 from app.core.messages.queue import Claimed, MessageQueue, Run, device_gone, devices_gone
 from app.core.messages.receipts import read_receipts
+from app.core.messages.sealing import seal, unseal
 from app.core.messages.senders import ChannelDown, Deferred, DeviceNotRegistered, Refused, Sender, create_sender
 from app.core.outbox import OutboxTask
 from app.core.outbox import State as TaskState
@@ -116,14 +118,16 @@ async def send(
         key: makes a repetition harmless: of two messages with the same key, the second is not made.
         valid_for: a message that could not be sent for so long is of no use any more, as with a link that has expired.
     """
+    encryption: Encryption = session.info[IN_SESSION]
+    identity = new_id()
     made: UUID | None = await session.scalar(
         insert(MessageRow)
         .values(
-            id=new_id(),
+            id=identity,
             channel=message.channel,
             key=key,
             receiver=message.receiver,
-            content=message.model_dump_json(),
+            sealed=seal(encryption, identity, message.model_dump_json()),
             request_id=request_id.get(),
             expires_at=None if valid_for is None else func.now() + valid_for,
         )
@@ -219,7 +223,7 @@ async def _deliver(
     fault: ChannelDown | None = None
     error: str | None = None
     try:
-        provider_id, needed = await _send(resources, sender, channel, claimed)
+        provider_id, needed = await _send(resources, sender, claimed)
         outcome, settled = "sent", await queue.sent(claimed, provider_id, needed)
     except Refused as refusal:
         outcome, error = "refused", str(refusal)
@@ -243,15 +247,16 @@ async def _deliver(
     return fault
 
 
-async def _send(resources: Resources, sender: Sender, channel: Channel, claimed: Claimed) -> tuple[str, str | None]:
+async def _send(resources: Resources, sender: Sender, claimed: Claimed) -> tuple[str, bytes | None]:
     """What the provider calls the message, and what of it is still needed: a receipt names a ticket, not a device."""
     try:
-        content = parse(channel, claimed.content or "")
+        content = unseal(resources.encryption, claimed)
+        assert content, "what waits is not erased"
         async with asyncio.timeout(resources.settings.messages.timeout_seconds):
             if isinstance(content, Push):
-                return await _notify(resources, sender, content, claimed.id), content.model_dump_json(
-                    include={"to", "title"}
-                )
+                ticket = await _notify(resources, sender, content, claimed.id)
+                kept = content.model_dump_json(include={"to", "title"})
+                return ticket, seal(resources.encryption, claimed.id, kept)
             return await sender.send(content, claimed.id), None
     except (Refused, Deferred):
         raise

@@ -8,6 +8,7 @@ from sqlalchemy import DateTime, Index, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.db import Base, CreatedAt, PrimaryId
+from app.core.encryption import Sealed
 
 
 class State(StrEnum):
@@ -27,7 +28,8 @@ class MessageRow(Base):
         id: also what the provider is given to recognise a repetition by.
         key: given by the sender; a second message with the same key is not made.
         receiver: masked.
-        content: the whole message as JSON, only as long as it may still go out or lies in the sandbox.
+        sealed: the whole message as JSON, encrypted, only as long as it may still go out or lies in the sandbox.
+        content: the same in plain text, as versions before `sealed` wrote it; read, never written, and dropped one day.
         attempts: how often it was handed to the provider, or was about to be.
         due_at: queued: when it may go out; sending: when whoever sends it counts as dead.
         expires_at: later than that it is of no use any more.
@@ -50,6 +52,7 @@ class MessageRow(Base):
     state: Mapped[str] = mapped_column(Text, default=State.QUEUED)
     key: Mapped[str | None] = mapped_column(Text, unique=True)
     receiver: Mapped[str] = mapped_column(Text)
+    sealed: Mapped[bytes | None] = mapped_column(Sealed)
     content: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
     due_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())

@@ -30,6 +30,8 @@ LONGEST_RETRY_SECONDS = 3600.0
 RECEIPT_DELAY = timedelta(minutes=15)
 RECEIPT_LIFE = timedelta(hours=24)
 RECEIPTS_AT_ONCE = 1000
+# What is written over a message that is over.
+ERASED: dict[str, Any] = {"sealed": None, "content": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Claimed:
     """A message that this run may hand over now. The attempt counts as a fence: who came too late settles nothing."""
 
     id: UUID
+    channel: str
+    sealed: bytes | None
     content: str | None
     receiver: str
     attempts: int
@@ -180,6 +184,8 @@ class MessageQueue:
                 .values(state=State.SENDING, attempts=MessageRow.attempts + 1, due_at=func.now() + self._lease)
                 .returning(
                     MessageRow.id,
+                    MessageRow.channel,
+                    MessageRow.sealed,
                     MessageRow.content,
                     MessageRow.receiver,
                     MessageRow.attempts,
@@ -198,24 +204,24 @@ class MessageQueue:
                 .where(self._open(), MessageRow.due_at <= func.now(), too_late)
                 .values(
                     state=State.FAILED,
-                    content=None,
+                    **ERASED,
                     settled_at=func.now(),
                     error=func.concat_ws("; ", "too late", MessageRow.error),
                 )
             )
         return result.rowcount
 
-    async def sent(self, message: Claimed, provider_id: str, kept: str | None) -> bool:
+    async def sent(self, message: Claimed, provider_id: str, kept: bytes | None) -> bool:
         """The provider has it.
 
         Args:
-            kept: what is still needed to read the receipt, where one comes; all else is erased.
+            kept: what is still needed to read the receipt, where one comes, sealed; all else is erased.
         """
         receipt = func.now() + RECEIPT_DELAY if kept and provider_id else None
         return await self._settle(
             message,
             state=State.SENT,
-            content=kept if receipt is not None else None,
+            **ERASED | ({} if receipt is None else {"sealed": kept}),
             provider_id=provider_id or None,
             receipt_due_at=receipt,
             settled_at=func.now(),
@@ -224,7 +230,7 @@ class MessageQueue:
 
     async def failed(self, message: Claimed, error: str) -> bool:
         """It will never be taken."""
-        return await self._settle(message, state=State.FAILED, content=None, settled_at=func.now(), error=error)
+        return await self._settle(message, state=State.FAILED, **ERASED, settled_at=func.now(), error=error)
 
     async def sandboxed(self, message: Claimed) -> bool:
         """It is kept, to be looked at."""

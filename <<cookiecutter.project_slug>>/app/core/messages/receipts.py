@@ -4,9 +4,10 @@ import structlog
 from sqlalchemy import func, select, update
 
 from app.core import metrics
-from app.core.messages.kinds import Channel, Push, parse
+from app.core.messages.kinds import Channel, Push
 from app.core.messages.models import MessageRow, State
-from app.core.messages.queue import RECEIPT_DELAY, RECEIPT_LIFE, RECEIPTS_AT_ONCE, device_gone
+from app.core.messages.queue import ERASED, RECEIPT_DELAY, RECEIPT_LIFE, RECEIPTS_AT_ONCE, device_gone
+from app.core.messages.sealing import unseal
 from app.core.messages.senders import ChannelDown, DeviceNotRegistered, PushSender, push_fault
 from app.core.resources import Resources
 
@@ -48,21 +49,20 @@ async def read_receipts(resources: Resources) -> int:
             update(MessageRow).where(MessageRow.id.in_(missing)).values(receipt_due_at=func.now() + RECEIPT_DELAY)
         )
         await session.execute(
-            update(MessageRow).where(MessageRow.id.in_(missing), too_old).values(receipt_due_at=None, content=None)
+            update(MessageRow).where(MessageRow.id.in_(missing), too_old).values(receipt_due_at=None, **ERASED)
         )
     return len(rows) - len(missing)
 
 
 async def _settle(resources: Resources, row: MessageRow, receipt: dict[str, object]) -> None:
     fault = None if receipt.get("status") == "ok" else push_fault(receipt)
-    values: dict[str, object] = {"receipt_due_at": None, "content": None}
+    values: dict[str, object] = {"receipt_due_at": None, **ERASED}
     if fault:
         values |= {"state": State.FAILED, "error": str(fault)}
         metrics.MESSAGES.labels(Channel.PUSH, "refused").inc()
         log.warning("message_not_delivered", channel=row.channel, message_id=str(row.id), error=str(fault))
     async with resources.db.transaction() as session:
-        if isinstance(fault, DeviceNotRegistered) and row.content:
-            content = parse(row.channel, row.content)
+        if isinstance(fault, DeviceNotRegistered) and (content := unseal(resources.encryption, row)):
             assert isinstance(content, Push)
             await device_gone(session, content.to)
         await session.execute(update(MessageRow).where(MessageRow.id == row.id).values(**values))

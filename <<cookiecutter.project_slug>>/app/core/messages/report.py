@@ -8,8 +8,10 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core import metrics
-from app.core.messages.kinds import Channel, Message, parse
+from app.core.encryption import IN_SESSION, Encryption
+from app.core.messages.kinds import Channel, Message
 from app.core.messages.models import Lane, MessageRow, State
+from app.core.messages.sealing import unseal
 
 if TYPE_CHECKING:
     from app.core.resources import Resources
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
 
 async def kept(session: AsyncSession, channel: Channel | None = None) -> list[Message]:
     """The messages whose content is still there - waiting, or in the sandbox -, oldest first."""
-    query = select(MessageRow).where(MessageRow.content.is_not(None), MessageRow.state != State.SENT)
+    query = select(MessageRow).where(MessageRow.state != State.SENT)
     if channel:
         query = query.where(MessageRow.channel == channel)
     rows = await session.scalars(query.order_by(MessageRow.created_at, MessageRow.id))
-    return [parse(row.channel, row.content) for row in rows if row.content]
+    encryption: Encryption = session.info[IN_SESSION]
+    return [message for row in rows if (message := unseal(encryption, row))]
 
 
 async def newest(

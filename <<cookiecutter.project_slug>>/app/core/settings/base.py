@@ -41,8 +41,6 @@ class FeatureSettings(BaseModel):
     prefix: ClassVar[str]
     # Whether production has to choose an embedding provider because of this feature.
     compares_meaning: ClassVar[bool] = False
-    # Whether production needs ENCRYPTION_KEYS because this feature has a sealed column.
-    encrypts: ClassVar[bool] = False
 
 
 def extra_of(field: FieldInfo) -> dict[str, object]:

@@ -41,7 +41,7 @@ def production_faults(settings: Settings) -> list[str]:
         faults.append("HTTP_CORS_ORIGINS: * lets every site in; name the origins")
     if "*" in settings.allowed_hosts:
         faults.append("HTTP_ALLOWED_HOSTS: * answers to any name; name the hosts")
-    if any(group.encrypts for group in settings.features) and not settings.encryption.keys.get_secret_value():
+    if not settings.encryption.keys.get_secret_value():  # messages are encrypted in every project
         faults.append("ENCRYPTION_KEYS: missing; make one: python -m app.cli encryption new-key")
     # Only what makes backups holds the keys of their store; it says the same again where there are none (an IAM role).
     if settings.backup.s3_access_key and settings.backup.encryption and not settings.backup.keys_by_id():

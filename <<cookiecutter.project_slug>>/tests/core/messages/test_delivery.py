@@ -29,6 +29,7 @@ from app.core.messages import (
 )
 from app.core.messages.lanes import look, receipts, work_off
 from app.core.messages.models import Lane
+from app.core.messages.sealing import seal
 from app.core.messages.senders import retry_after
 from app.core.outbox import OutboxTask
 from devstack.standin_messages import Fault, StandInHttp, StandInMail, own_certificate
@@ -144,7 +145,7 @@ async def test_every_channel_delivers_and_forgets_what_it_said(
     assert note.json == {"text": "&lt;!channel&gt; look at &lt;https://evil.example|this&gt; &amp; that"}
     found = await rows(resources)
     assert [(row.state, row.attempts, row.error) for row in found] == [(State.SENT, 1, None)] * 4
-    assert [row.content is None for row in found] == [True, True, False, True], "a receipt is read by the token"
+    assert [row.sealed is None for row in found] == [True, True, False, True], "a receipt is read by the token"
     async with resources.db.read() as session:
         assert await kept(session) == []
 
@@ -171,6 +172,33 @@ async def test_mail_by_an_encrypted_connection_with_sign_in(live: Live, tmp_path
         await hurry(resources)
         await work_off(resources, Channel.EMAIL)
         assert len(server.mails) == 1
+
+
+async def test_what_was_swapped_does_not_go_out(live: Live, mail: StandInMail) -> None:
+    """Whoever can write to the table cannot have a link that is meant for Ada sent to themselves."""
+    resources = live()
+    ada, eve = await put(resources, MAIL, MAIL.model_copy(update={"to": "eve@example.com"}))
+    async with resources.db.transaction() as session:
+        of_ada = select(MessageRow.sealed).where(MessageRow.id == ada).scalar_subquery()
+        await session.execute(update(MessageRow).where(MessageRow.id == eve).values(sealed=of_ada))
+    await work_off(resources, Channel.EMAIL)
+    assert [letter["To"] for letter in mail.mails] == [MAIL.to]
+    first, second = await rows(resources)
+    assert (first.state, second.state, second.error) == (State.SENT, State.QUEUED, "ValueRefused")
+
+
+async def test_what_the_version_before_wrote_goes_out(live: Live, mail: StandInMail) -> None:
+    """It wrote plain text, and its messages wait while this one is deployed; what is over is erased all the same."""
+    resources = live()
+    await put(resources, MAIL)
+    async with resources.db.transaction() as session:
+        await session.execute(update(MessageRow).values(sealed=None, content=MAIL.model_dump_json()))
+        assert await kept(session) == [MAIL]
+    await work_off(resources, Channel.EMAIL)
+    (letter,) = mail.mails
+    assert letter["To"] == MAIL.to
+    (row,) = await rows(resources)
+    assert (row.state, row.sealed, row.content) == (State.SENT, None, None)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +233,7 @@ async def test_what_an_answer_means(
     (row,) = await rows(resources)
     assert (row.state, row.attempts) == (state, 1)
     assert row.error in (error, "ReadTimeout" if fault.kind == "hang" else error, "SMTPReadTimeoutError")
-    assert (row.content is None) is (state == State.FAILED)
+    assert (row.sealed is None) is (state == State.FAILED)
 
 
 @pytest.mark.parametrize("channel", [Channel.EMAIL, Channel.SMS])
@@ -253,7 +281,7 @@ async def test_a_worker_is_killed_between_acceptance_and_our_note_of_it(
     await hurry(again)
     await work_off(again, Channel.EMAIL)
     (row,) = await rows(again)
-    assert (row.state, row.attempts, row.content) == (State.SENT, 2, None)
+    assert (row.state, row.attempts, row.sealed) == (State.SENT, 2, None)
     assert len({letter["Message-ID"] for letter in mail.mails}) == 1
 
 
@@ -362,7 +390,7 @@ class TestOutage:
         await work_off(resources, Channel.SMS)
         found = await rows(resources)
         assert [row.state for row in found] == [State.FAILED, State.FAILED, State.SENT]
-        assert [row.content for row in found] == [None] * 3
+        assert [row.sealed for row in found] == [None] * 3
         assert found[0].error == "too late"
         assert len(http.requests) == 1
 
@@ -412,7 +440,8 @@ class TestRuns:
         resources = live()
         first, _ = await put(resources, SMS, SMS)
         async with resources.db.transaction() as session:
-            await session.execute(update(MessageRow).where(MessageRow.id == first).values(content="{}"))
+            unreadable = seal(resources.encryption, first, "{}")
+            await session.execute(update(MessageRow).where(MessageRow.id == first).values(sealed=unreadable))
         await work_off(resources, Channel.SMS)
         found = await rows(resources)
         assert [(row.state, row.error) for row in found] == [(State.QUEUED, "ValidationError"), (State.SENT, None)]
@@ -464,13 +493,13 @@ class TestDevices:
         found = await rows(resources)
         assert [row.state for row in found] == [State.FAILED, State.SENT, State.SENT]
         assert [row.receipt_due_at is None for row in found] == [True, True, False]
-        assert [row.content is None for row in found] == [True, True, False]
+        assert [row.sealed is None for row in found] == [True, True, False]
         async with resources.db.transaction() as session:
             assert await devices_gone(session, [PUSH.to, other.to]) == {PUSH.to}
             await session.execute(update(MessageRow).values(settled_at=func.now() - 2 * DAY))
         await receipts_are_due()
         await receipts(resources)
-        assert [row.content for row in await rows(resources)] == [None] * 3
+        assert [row.sealed for row in await rows(resources)] == [None] * 3
 
     @pytest.mark.parametrize(
         ("error", "state"),

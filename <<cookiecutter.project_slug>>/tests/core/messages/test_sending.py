@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-from pydantic import ValidationError
-from sqlalchemy import func, select, update
+from pydantic import SecretStr, ValidationError
+from sqlalchemy import Text, cast, func, literal_column, select, update
 
+from app.core.db import Base
+from app.core.encryption import Encryption, NoKey, rotate, standing
 from app.core.messages import (
     Channel,
     Email,
@@ -21,9 +23,12 @@ from app.core.messages import (
     Template,
     kept,
     send,
+    unseal,
 )
 from app.core.messages.kinds import Content
 from app.core.messages.lanes import prune
+from app.core.settings import Encryption as EncryptionSettings
+from app.core.settings.encryption import new_key
 from tests.core.commands import command, each
 
 if TYPE_CHECKING:
@@ -46,6 +51,34 @@ async def test_a_message_is_kept_in_the_sandbox(resources: "Resources", run_task
         assert await kept(session) == [MAIL]
         (row,) = await session.scalars(select(MessageRow))
     assert (row.state, row.receiver, row.error) == (State.SANDBOXED, "a***@example.com", None)
+
+
+async def test_what_waits_cannot_be_read_in_the_table(resources: "Resources") -> None:
+    """Nor in a backup of it: neither what it says nor to whom, as text or as bytes."""
+    link = "https://example.com/reset-password#token=a-secret-that-sets-a-password"
+    async with resources.db.transaction() as session:
+        await send(session, MAIL.model_copy(update={"text": link}))
+        (row,) = await session.scalars(select(cast(literal_column("messages"), Text)).select_from(MessageRow))
+    assert "a***@example.com" in row
+    for said in (link, MAIL.subject, MAIL.to):
+        assert said not in row
+        assert said.encode().hex() not in row
+
+
+async def test_waiting_messages_are_rotated(resources: "Resources") -> None:
+    """With everything else that is sealed; the new key alone reads them then, and the old one no longer does."""
+    async with resources.db.transaction() as session:
+        await send(session, MAIL)
+    old, new = resources.settings.encryption.keys.get_secret_value(), new_key(date(2026, 11, 21))
+    both, alone = (Encryption(EncryptionSettings(keys=SecretStr(keys))) for keys in (f"{new},{old}", new))
+    assert (await rotate(resources.db, both, Base.metadata)).refused == []
+    under = {entry.column: list(entry.keys) for entry in await standing(resources.db, Base.metadata)}
+    assert under["messages.sealed"] == [alone.current]
+    async with resources.db.read() as session:
+        (row,) = await session.scalars(select(MessageRow))
+    assert unseal(alone, row) == MAIL
+    with pytest.raises(NoKey):
+        unseal(resources.encryption, row)
 
 
 async def test_nothing_goes_out_of_a_transaction_that_fails(resources: "Resources", run_tasks: RunTasks) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import Text, cast, func, literal_column, select, update
 
+from app.core.db import Base
 from app.core.security import Principal
 from app.features.accounts import service
 from app.features.accounts.models import MailedToken, MailRequest, User
@@ -224,6 +225,22 @@ async def test_a_reset_takes_an_account_back_from_who_registered_it_first(
     assert not await signs_in(client, "eva@example.com", "the password of mallory")
     async with resources.db.read() as session:
         assert (await session.scalars(select(User.email_verified_at))).one(), "whoever read the mail has the address"
+
+
+async def test_a_mailed_token_is_nowhere_in_the_database(
+    client: httpx.AsyncClient, ada: Person, mails: Mails, resources: "Resources"
+) -> None:
+    """Before its mail is sent: whoever reads the database, or a backup of it, cannot set a password."""
+    await post(client, "password/forgot", email=ada.email)
+    token = token_in((await mails())[0])
+    async with resources.db.read() as session:
+        everything = [
+            row
+            for table in Base.metadata.sorted_tables
+            for row in await session.scalars(select(cast(literal_column(table.name), Text)).select_from(table))
+        ]
+    assert any(ada.email in row for row in everything)
+    assert not [row for row in everything if token in row or token.encode().hex() in row]
 
 
 async def test_only_digests_of_mailed_tokens_are_kept(
