@@ -117,22 +117,6 @@ def test_workflows_of_deploys_differ_in_the_one_step(template: Path) -> None:
     assert jobs(".rooms/deploy/kubernetes") == jobs(".")
 
 
-def test_links_lead_somewhere(combinations: Combinations) -> None:
-    """A relative link in a document, and a `make` target that it names, exist in the same bake."""
-    for answers, project in combinations:
-        makefiles = [project / "Makefile", *project.glob("ops/deploy/*/*.mk")]
-        targets = {name for path in makefiles for name in re.findall(r"(?m)^([a-z][a-z-]*):", path.read_text())}
-        for path, text in text_files_of(project).items():
-            if not path.endswith(".md"):
-                continue
-            where = f"{name_of(answers)}: {path}"
-            for link in re.findall(r"\]\(([^)\s]+)\)", text):
-                if not re.match(r"[a-z]+:|#", link):
-                    assert (project / path).parent.joinpath(link.split("#")[0]).exists(), f"{where}: {link}"
-            for target in re.findall(r"(?:`|^|&& )make ((?:[A-Za-z_]+=\S+ )*)([a-z-]+)", text, re.MULTILINE):
-                assert target[1] in targets, f"{where}: make {target[1]}"
-
-
 def test_names_are_the_answers(bake: Callable[..., Path]) -> None:
     """What a person answers is where it belongs, and the default's own names are nowhere."""
     project = bake(

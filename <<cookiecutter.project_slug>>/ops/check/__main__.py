@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from ops.check import compose, licences, migrations, nginx, rooms, secrets
+from ops.check import compose, docs, licences, migrations, nginx, rooms, secrets
 from ops.check.tools import Check, Findings, Foreign, Unavailable, command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +39,7 @@ OWN: tuple[Check, ...] = (
     Check("lint", command("ruff", "check", "--quiet", ".")),
     Check("format", command("ruff", "format", "--check", "--quiet", ".")),
     Check("env-example", command("python", "-m", "app.cli", "settings", "example", "--check")),
+    Check("docs", docs.check, "docs/README.md"),
     Check("dockerfile", command("hadolint", "Dockerfile"), "Dockerfile"),
     Check("shell", command("shellcheck", "--external-sources", "ops/**/*.sh"), "ops/**/*.sh"),
     Check("actionlint", command("actionlint", WORKFLOWS), WORKFLOWS),

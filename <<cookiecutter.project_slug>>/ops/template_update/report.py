@@ -21,7 +21,6 @@ MADE = (
     ("requirements/*.txt", "git checkout --theirs {}, git add, and make lock at the end"),
     (".env.example", "git checkout --theirs {}, git add, and make generate at the end"),
     ("docs/metrics.md", "git checkout --theirs {}, git add, and make generate at the end"),
-    ("docs/degradation.md", "git checkout --theirs {}, git add, and make generate at the end"),
 )
 
 
