@@ -119,6 +119,11 @@ def serve(
         )
 
 
+def celery_level(settings: Settings) -> str:
+    """Celery sets the level of every logger: at DEBUG its own lines, some each second, would drown ours."""
+    return "INFO" if settings.log_level == "DEBUG" else settings.log_level
+
+
 @cli.command()
 def worker(
     concurrency: Annotated[
@@ -136,7 +141,7 @@ def worker(
         # A worker that was given its queues is itself what somebody keeps free for them.
         reserved = 0 if queues else settings.tasks.reserved
         count = (concurrency or settings.tasks.concurrency) + reserved
-        arguments = ["worker", f"--concurrency={count}", f"--queues={names}", f"--loglevel={settings.log_level}"]
+        arguments = ["worker", f"--concurrency={count}", f"--queues={names}", f"--loglevel={celery_level(settings)}"]
         # Gossip and mingle are workers talking among themselves, which nothing here needs.
         app = create_worker(settings, reserved=reserved)
         app.worker_main(["--quiet", *arguments, "--without-gossip", "--without-mingle"])
@@ -156,7 +161,7 @@ def beat(
         settings = _settings()
         schedule = schedule or Path(tempfile.gettempdir()) / "beat-schedule"
         app = create_worker(settings, service="beat")
-        app.start(["--quiet", "beat", f"--schedule={schedule}", f"--loglevel={settings.log_level}", "--pidfile="])
+        app.start(["--quiet", "beat", f"--schedule={schedule}", f"--loglevel={celery_level(settings)}", "--pidfile="])
 
 
 @cli.command()
