@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
 
@@ -69,6 +71,38 @@ def parse_markdown(text: str) -> None:
             last = text.splitlines()[token.map[1] - 1]
             if not last.strip().startswith(token.markup):
                 raise MalformedError("a code fence never closes")
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stands between two fences of a document.
+
+    Attributes:
+        kind: the word behind the opening one.
+        section: the heading above it.
+        text: without the indentation of a list.
+    """
+
+    kind: str
+    section: str
+    text: str
+
+    @property
+    def commands(self) -> list[str]:
+        """Its lines, as a person types them one after the other."""
+        return [line for line in self.text.splitlines() if line and not line.startswith("#")]
+
+
+def blocks(text: str) -> list[Block]:
+    """Every fenced block of a document, in order."""
+    found, section = [], ""
+    tokens = MarkdownIt("commonmark").parse(text)
+    for before, token in itertools.pairwise(tokens):
+        if before.type == "heading_open":
+            section = token.content
+        elif token.type == "fence":
+            found.append(Block(token.info, section, token.content))
+    return found
 
 
 def parse_env(text: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import baking
 from baking import files_of
-from formats import parse_markdown
+from formats import Block, blocks, parse_markdown
 from running import ENVIRONMENTS, environment, make, python_version, variables
 
 Say = Callable[[str], None]
@@ -73,17 +73,23 @@ def run(projects: Projects, say: Say, name: str, target: str, only: str = "") ->
         assert "error" not in closing[-1]
 
 
-def deletion_steps(document: Path) -> list[str]:
-    """The commands in the document that says how to delete a feature, as a person would type them."""
+def block(document: Path, section: str = "", kind: str = "bash") -> Block:
+    """The one block of a kind in a section of a document, or in all of it."""
     text = document.read_text()
     parse_markdown(text)
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 1
-    return [line for line in blocks[0].splitlines() if line and not line.startswith("#")]
+    found = [each for each in blocks(text) if each.kind == kind and section in ("", each.section)]
+    assert len(found) == 1, f"{document.name} has {len(found)} blocks `{kind}` below {section or 'its title'}"
+    return found[0]
 
 
-def run_steps(steps: list[str], project: Path, extra: dict[str, str]) -> None:
-    """Type them."""
+def deletion_steps(document: Path) -> list[str]:
+    """The commands in the document that says how to delete a feature, as a person would type them."""
+    return block(document).commands
+
+
+def run_steps(steps: list[str], project: Path, extra: dict[str, str]) -> str:
+    """Type them, and return what they wrote."""
+    written = ""
     for step in steps:
         done = subprocess.run(
             ["bash", "-euc", step],
@@ -95,6 +101,8 @@ def run_steps(steps: list[str], project: Path, extra: dict[str, str]) -> None:
             timeout=300,
         )
         assert done.returncode == 0, f"{step}: {done.stdout}{done.stderr}"
+        written += done.stdout
+    return written
 
 
 def leaves_only_what_it_ignores(project: Path, fresh: Path) -> None:

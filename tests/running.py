@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from baking import ROOT
+from baking import ROOT, SOURCE
 
 from template_extensions import PYTHON_VERSIONS
 
@@ -29,7 +29,9 @@ def python_version() -> str:
 
 def variables(project: Path) -> dict[str, str]:
     """This process's variables without those that the service or its Makefile would take for their own."""
-    example = (project / ".env.example").read_text(encoding="utf-8")
+    listing = project / ".env.example"
+    # A folder that is no project yet must not be told either.
+    example = (listing if listing.exists() else SOURCE / ".env.example").read_text(encoding="utf-8")
     settings = set(re.findall(r"(?m)^#? ?([A-Z][A-Z0-9_]*)=", example))
     make = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VIRTUAL_ENV", "VENV", "PYTHON", "ARGS", "CHECK"}
     pytest = {name for name in os.environ if name.startswith(("PYTEST_", "COV_"))}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import baking
 import pytest
-from baking import ROOT
+from baking import ROOT, SOURCE
 from projects import Projects, Say, leaves_only_what_it_ignores, run
 from running import python_version
 
@@ -17,7 +17,20 @@ from running import python_version
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("target", ["check", "test", "test-system", "drill"])
+# What its README says that can be asked of it, but for what runs on until somebody stops it, or needs an engine.
+TARGETS = [
+    target
+    for target in re.findall(r"(?m)^\|.*`make ([a-z-]+)` \|$", (SOURCE / "README.md").read_text())
+    if target != "help"
+]
+
+
+def test_the_readme_names_what_is_run_here() -> None:
+    """A slip in its table would be a target that is not run any more."""
+    assert TARGETS == ["check", "test", "test-system", "drill"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_baked_project_passes_its_own(projects: Projects, say: Say, target: str) -> None:
     """Every target that says whether it is well."""
     run(projects, say, "default", target)

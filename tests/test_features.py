@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from baking import SOURCE, files_of
-from projects import deletion_steps
+from projects import block, deletion_steps
 
 TOOLS = Path(sys.executable).parent
 
@@ -51,8 +51,7 @@ def test_a_feature_is_deleted_as_its_document_says(bake: Callable[..., Path]) ->
     before = files_of(project)
     begin(project, "billing")
     assert files_of(project) != before
-    blocks = re.findall(r"```bash\n(.*?)```", (project / "docs/features.md").read_text(), re.DOTALL)
-    run(blocks[-1].splitlines(), project)
+    run(block(project / "docs/features.md", "Delete one").commands, project)
     assert files_of(project) == before
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import baking
 import pytest
 from baking import ROOT, SOURCE, files_of
+from formats import blocks
 from stage import PARTS, TEMPLATE_FOLDER
 
 from template_extensions import checked_out
@@ -28,6 +30,8 @@ EARLIER = (
     "7711166bfc59c0fcc299b7b1622c371603703ea9",
     "9ce784d95329bd140eb441d310d7e2355874c067",
 )
+# One whose projects know where they are from.
+KNOWN = "905d510d564bc4b90b25bb81dea914f1de6a9a59"
 IDENTITY = {
     "GIT_AUTHOR_NAME": "A Person",
     "GIT_AUTHOR_EMAIL": "person@example.com",
@@ -310,15 +314,45 @@ def test_the_example_stays_deleted(history: Path, tmp_path: Path) -> None:
         with (newer / TEMPLATE_FOLDER / path).open("a") as file:
             file.write("# newer\n")
     commit(newer, "newer")
-    # By the doors that its page names.
-    assert make(project, "template-check", f"TEMPLATE={newer}").returncode == 2
-    shown = make(project, "template-diff", f"TEMPLATE={newer}")
-    assert shown.returncode == 0
-    assert "+# newer" in shown.stdout
     done = make(project, "template-update", f"TEMPLATE={newer}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (project / "app/features/documents").exists()
     assert (project / "app/core/db.py").read_text().endswith("# newer\n")
+
+
+def test_the_commands_of_its_page_bring_a_newer_template_in(
+    history: Path, present: Mapping[str, bytes], baked_before: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Typed as they are printed, from a commit that a project knows, with an edit that stays: look, see, take, merge."""
+    project = Path(shutil.copytree(baked_before(KNOWN), tmp_path / "project"))
+    (project / "mine.txt").write_text("mine\n")
+    commit(project, "mine")
+    taking, trying = [
+        each.commands for each in blocks(present["docs/template-update.md"].decode()) if each.kind == "bash"
+    ]
+
+    def typed(step: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        told = {"PATH": path, "TEMPLATE": str(history), "TEMPLATE_PYTHON": sys.executable}
+        return subprocess.run(
+            ["bash", "-euc", step], cwd=project, env={**own, **told}, capture_output=True, text=True, timeout=120
+        )
+
+    look, see, take = map(typed, taking)
+    assert look.returncode == 2, look.stderr  # make's word for a command that ended with 1
+    assert re.search(r"\d+ commits behind", look.stdout)
+    assert see.returncode == 0, see.stderr
+    assert "diff --git" in see.stdout
+    assert take.returncode == 0, take.stdout + take.stderr
+    # That it passes its own checks and tests is for the bake of the same commit to show.
+    assert trying[0] == "make setup && make check && make test"
+    merged = typed(trying[1])
+    assert merged.returncode == 0, merged.stderr
+    assert git(project, "branch", "--show-current") == "main\n"
+    now = _own_files(project)
+    assert now.pop("mine.txt") == b"mine\n"
+    assert [path for path in present if path != ".cruft.json" and now[path] != present[path]] == []
 
 
 RECORD = b'{"template": "", "commit": null, "context": {"cookiecutter": {{ cookiecutter | jsonify }}}}\n'

@@ -25,7 +25,7 @@ def main() -> None:
     subprocess.run([ruff, "format", "--quiet", *written, ROOT / FEATURES], check=True)
     for path in [*written, ROOT / FEATURES]:
         print(f"feature: wrote {path.relative_to(ROOT)}")
-    print(f"feature: try it: make test ARGS='-k {name}'; what goes where: docs/features.md")
+    print(f"feature: try it: make test TESTS=tests/features/{name}; what goes where: docs/features.md")
 
 
 if __name__ == "__main__":
