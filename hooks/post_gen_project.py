@@ -24,6 +24,7 @@ ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
             "ops/deploy/kubernetes",
             "ops/redis/kustomization.yaml",
             "tests/ops/test_kubernetes.py",
+            "tests/ops/test_kubernetes_runbook.py",
         ],
     },
     "example": {

@@ -86,7 +86,8 @@ def unknown_targets(rules: str, line: str) -> Iterator[str]:
 def unknown_programs(root: Path, line: str) -> Iterator[str]:
     """Scripts and modules of the project that are not there."""
     for script in re.findall(r"(?<![\w/.-])((?:ops|devstack|app)/[\w./-]+\.sh)\b", line):
-        if not os.access(root / script, os.X_OK):
+        sourced = f". {script}" in line
+        if not os.access(root / script, os.R_OK if sourced else os.X_OK):
             yield f"{script} cannot be run"
     for module in re.findall(r"\bpython3? -m ((?:app|ops|devstack)[\w.]*)", line):
         place = root.joinpath(*module.split("."))

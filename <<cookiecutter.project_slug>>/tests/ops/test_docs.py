@@ -20,7 +20,7 @@ PAGES = docs.documents(ROOT)
 # What takes the name of a service, and its options that take a value.
 COMPOSE = {"exec", "run", "up", "logs", "ps", "stop", "start", "restart", "stats"}
 VALUED = {"--tail", "--since", "--scale", "--user", "-u", "--file", "-f", "--env", "-e", "--format", "--timeout"}
-USAGE = typer.BadParameter.__mro__[1]  # what Typer raises when words do not fit
+USAGE: type[Exception] = typer.BadParameter.__mro__[1]  # what Typer raises when words do not fit
 ENDS = {"|", "||", "&&", ";", "&", ">", ">>", "2>/dev/null", "</dev/null", ")"}
 
 
@@ -46,7 +46,7 @@ def refusal(program: typer.Typer, words: list[str]) -> str:
     """What a command line of ours says to these words; it is asked to take them apart, and not to begin."""
     command: Any = typer.main.get_command(program)
     while hasattr(command, "commands"):
-        if not words or words[0] == "--help" or words[0].isupper():  # its name alone, or one that stands for any
+        if not words or words[0] in ("--help", "…") or words[0].isupper():  # its name alone, or one that stands for any
             return ""
         if words[0] not in command.commands:
             return f"there is no {words[0]}"
