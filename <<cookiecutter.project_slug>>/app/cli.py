@@ -196,6 +196,21 @@ def migration(
 
 
 @cli.command()
+def take_back(feature: Annotated[str, typer.Option(help="The feature that is about to be deleted.")]) -> None:
+    """Undo a feature's migrations: its tables go, with all that is in them. While the code still has it."""
+    from app.core import migrations
+    from app.core.logging import configure_logging
+
+    configure_logging(_settings(), "migrate")
+    try:
+        migrations.take_back(feature)
+    except LookupError as error:
+        raise fail(
+            f"take-back: no feature {feature or '(which?)'} has migrations; make take-back feature=billing"
+        ) from error
+
+
+@cli.command()
 def init_storage() -> None:
     """Make the bucket, with versioning, lifecycle, and leave for the pages of HTTP_CORS_ORIGINS."""
     import asyncio

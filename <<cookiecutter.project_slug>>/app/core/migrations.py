@@ -60,6 +60,30 @@ def upgrade() -> None:
     command.upgrade(config, "heads")
 
 
+def before_feature(feature: str) -> str:
+    """Alembic's name for the database as it was before a feature came into it.
+
+    It is not `feature@base`: every branch starts at a revision of core, and Alembic would go on from there to the very beginning,
+    with all tables of all others.
+
+    Raises:
+        LookupError: the feature has no revisions.
+    """
+    for revision in ScriptDirectory.from_config(alembic_config()).walk_revisions():
+        if feature in (revision.branch_labels or ()) and f"{feature}_0001" == revision.revision:
+            return f"{feature}@{revision.down_revision}"
+    raise LookupError(feature)
+
+
+def take_back(feature: str) -> None:
+    """Undo a feature's revisions in the database: its tables go, with what is in them, and no other's.
+
+    Raises:
+        LookupError: the feature has no revisions.
+    """
+    command.downgrade(alembic_config(), before_feature(feature))
+
+
 def _numbers(folder: Path) -> list[str]:
     """The numbers of the revisions in a feature's folder, in order."""
     beginning = f"{folder.name}_"

@@ -20,7 +20,7 @@ from sqlalchemy import Column, Connection, Integer, MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.core.db import Base
-from app.core.migrations import alembic_config, expected_heads
+from app.core.migrations import alembic_config, before_feature, expected_heads
 from app.core.project import ROOT
 from devstack import Stack
 from tests.core.commands import command, each
@@ -114,7 +114,7 @@ async def test_a_feature_goes_without_the_others(engine: AsyncEngine, branch: st
     """Its branch is undone and done again while the others' tables stay."""
     await migrate(engine, alembic.upgrade, "heads")
     before = await tables(engine)
-    await migrate(engine, alembic.downgrade, f"{branch}@core_0001")
+    await migrate(engine, alembic.downgrade, before_feature(branch))
     left = await tables(engine)
     assert left < before
     assert "task_outbox" in left
@@ -219,3 +219,10 @@ class RoadMap(Base):
     assert "'road_maps'" in first.replace('"', "'")
     assert "add_column" in second
     assert "drop" not in second.split("def downgrade")[0]
+
+
+def test_what_has_no_branch_is_not_taken_back() -> None:
+    """Neither core, from which all start, nor a name with a slip in it."""
+    for name in ("core", "acounts", ""):
+        with pytest.raises(LookupError):
+            before_feature(name)
