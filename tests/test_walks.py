@@ -19,10 +19,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import baking
 import pytest
 from baking import ROOT
+from formats import blocks
 from projects import block, run_steps
-from running import environment, variables
+from running import environment, python_version, variables
 from stage import stage
 
 pytestmark = pytest.mark.slow
@@ -55,9 +57,9 @@ class Walker:
         """Type commands, and return what they wrote."""
         return run_steps(list(steps), self.project, self.extra)
 
-    def follows(self, page: str, section: str) -> str:
+    def follows(self, page: str, section: str, kind: str = "bash") -> str:
         """Type the block of a page."""
-        return self.types(*block(self.project / page, section).commands)
+        return self.types(*block(self.project / page, section, kind).commands)
 
     def asks(self, path: str) -> str:
         """What the service answers."""
@@ -129,16 +131,18 @@ def test_it_runs(walker: Walker) -> None:
 def test_a_feature_is_added_changed_and_deleted(walker: Walker, tmp_path: Path) -> None:
     """As docs/features.md says, beside the running service, which serves it; afterwards nothing is left."""
     page = "docs/features.md"
-    walker.follows(page, "Begin one")
+    begin, try_it = block(walker.project / page, "Begin one").commands
+    walker.types(begin)
     change = tmp_path / "change.diff"
     change.write_text(block(walker.project / page, "Change it", "diff").text)
     walker.types(f"git apply {change}")
+    assert block(walker.project / page, "Change it").commands[-1] == try_it
     written = walker.follows(page, "Change it")
     assert re.search(r"\b[1-9]\d* passed", written)
     (migration,) = walker.project.glob("migrations/versions/billing/*add_a_note.py")
     assert "op.add_column('billing_items'" in migration.read_text().replace('"', "'")
     wait_until("the running service shows the change", lambda: "note" in properties(walker, "BillingItemIn"))
-    (before,) = set(re.findall(r"`(make downgrade TO=\S+)`", (walker.project / page).read_text()))
+    (before,) = set(re.findall(r"`(make take-back feature=\S+)`", (walker.project / page).read_text()))
     walker.types(before)
     walker.follows(page, "Delete one")
     assert walker.types("git status --porcelain -- . ':!.venv'") == ""
@@ -175,3 +179,78 @@ def wait_until(what: str, holds: Callable[[], bool], seconds: float = 60) -> Non
             last = f": {error}"
         assert time.monotonic() < ends, f"not within {seconds:g} s: {what}{last}"
         time.sleep(0.2)
+
+
+# What a key's holder meets instead of a machine: the words of each command are noted; `status` goes through the real door, as sshd would force it.
+SSH = """\
+#!/usr/bin/env bash
+set -euo pipefail
+printf '%s\\n' "$*" >>"$WALK/ssh"
+case "$*" in
+*' deploy@'*' status') SSH_ORIGINAL_COMMAND=status exec "$WALK/door.sh" prod "$WALK/server" ;;
+*' bash -c '*) cat >"$WALK/door.sh"; chmod +x "$WALK/door.sh"; printf '%s' "${*: -1}" >"$WALK/provision" ;;
+esac
+"""
+SCP = '#!/usr/bin/env bash\ncp "$1" "$WALK/server/${2##*/}"\n'
+CURL = '#!/usr/bin/env bash\nprintf "%s\\n" "$*" >>"$WALK/curl"\n'
+
+
+def test_a_host_is_prepared_and_looked_at(template: Path, tmp_path: Path, walker: Walker) -> None:
+    """As docs/deploy.md says, as far as it goes without a machine; tests/containers goes on from there, with an engine."""
+    project = baking.bake(template, tmp_path / "out", python_version=python_version())
+    venv = walker.project / ".venv"
+    (project / ".venv").symlink_to(venv.readlink())
+    for lock in (project / "requirements").glob("*.txt"):
+        os.utime(lock, (0, 0))  # as old as what is installed
+    walk, programs = tmp_path / "walk", tmp_path / "programs"
+    (walk / "server").mkdir(parents=True)
+    programs.mkdir()
+    for name, text in (("ssh", SSH), ("scp", SCP), ("curl", CURL)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    path = f"{programs}{os.pathsep}{variables(project)['PATH']}"
+    person = Walker(project, {"WALK": str(walk), "PATH": path, "DOMAIN": "service.example.com", "ENV": "prod"})
+    person.types("make setup")
+    desk = (project / ".env").read_text()
+    page = project / "docs" / "deploy.md"
+
+    person.follows("docs/deploy.md", "1. A key for deploys", "sh")
+    assert (project / "deploy-prod.key").stat().st_mode & 0o777 == 0o600
+    assert person.types("git init --quiet; git status --porcelain --ignored deploy-prod.key").startswith("!!")
+
+    person.follows("docs/deploy.md", "2. Prepare the machine", "sh")
+    asked = [
+        "bash",
+        "-c",
+        'eval "set -- $(<"$0")"; printf "%s\\0" "$@"',
+        str(walk / "provision"),
+    ]  # as the host's shell reads it
+    sent = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+    public = (project / "deploy-prod.key.pub").read_text().split()[:2]
+    assert sent[:2] == ["bash", "-c"]
+    assert sent[2] == (project / "ops/scripts/provision.sh").read_text().rstrip("\n")
+    assert sent[4:] == ["--here", "example-service", "prod", " ".join(public)]
+    assert (walk / "door.sh").read_bytes() == (project / "ops/scripts/door.sh").read_bytes()
+
+    fresh, bring = (each.commands for each in blocks(page.read_text()) if each.section == "3. The settings")
+    person.types(*fresh)
+    with pytest.raises(AssertionError, match="AI_ALLOW_OFFLINE"):
+        person.types(bring[0])
+    edited = {"DOMAIN": "service.example.com", "ACME_EMAIL": "team@example.com", "AI_ALLOW_OFFLINE": "true"}
+    text = page.read_text()
+    assert [name for name in edited if name not in text] == []
+    kept = [line for line in (project / ".env").read_text().splitlines() if line.partition("=")[0] not in edited]
+    (project / ".env").write_text("\n".join([*kept, *(f"{k}={v}" for k, v in edited.items())]) + "\n")
+    person.types(*bring)
+    assert (walk / "server" / ".env").read_text() == (project / ".env").read_text() != desk
+    (back,) = re.findall(r"`(mv \.env\.mine \.env)`", text)
+    person.types(back)
+    assert (project / ".env").read_text() == desk
+
+    person.follows("docs/deploy.md", "4. Leave to fetch the images", "sh")
+    (walk / "server" / "compose.yaml").write_text("name: example-service\nservices: {}\n")
+    person.follows("docs/deploy.md", "7. Live", "sh")
+    assert "https://service.example.com/health/ready" in (walk / "curl").read_text()
+    said = (walk / "ssh").read_text()
+    assert "/srv/example-service/.env" in said
+    assert "docker login" in said
