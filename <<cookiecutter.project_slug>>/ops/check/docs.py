@@ -1,4 +1,4 @@
-"""What documents say exists: where their links lead, what their indexes list, and what their commands name.
+"""What the pages for people say exists: where their links lead, what their indexes list, and what their commands name.
 
 A document is read by somebody who cannot tell a slip from the truth. Whether a command does what it says is for the tests that run it;
 whether it can be typed at all is looked at here, in every block marked `bash` or `sh` and wherever `make` is quoted within a line.
@@ -23,7 +23,7 @@ WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
 SHELL = {"bash", "bash compose", "sh"}
 
 
-def documents(root: Path) -> list[Path]:
+def pages(root: Path) -> list[Path]:
     """Every page for people; what lies in hidden folders is somebody else's."""
     return sorted([*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("ops/**/*.md")])
 
@@ -117,5 +117,5 @@ def check(root: Path) -> Findings:
     """Every page."""
     rules = rules_of(root)
     return "\n".join(
-        f"{page.relative_to(root)}: {fault}" for page in documents(root) for fault in faults(root, page, rules)
+        f"{page.relative_to(root)}: {fault}" for page in pages(root) for fault in faults(root, page, rules)
     )

@@ -16,7 +16,7 @@ from ops.backup.__main__ import cli as backup
 from ops.check import docs
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = docs.documents(ROOT)
+PAGES = docs.pages(ROOT)
 # What takes the name of a service, and its options that take a value.
 COMPOSE = {"exec", "run", "up", "logs", "ps", "stop", "start", "restart", "stats"}
 VALUED = {"--tail", "--since", "--scale", "--user", "-u", "--file", "-f", "--env", "-e", "--format", "--timeout"}
@@ -102,7 +102,7 @@ def services() -> set[str]:
     return {name for path in files for name in yaml.safe_load(path.read_text("utf-8"))["services"]}
 
 
-def test_what_documents_name_exists() -> None:
+def test_what_pages_name_exists() -> None:
     """Links, indexes, targets, scripts: the check itself, on this project."""
     assert docs.check(ROOT) == ""
 
