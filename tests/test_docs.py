@@ -9,6 +9,18 @@ from types import ModuleType
 
 import pytest
 from baking import CHOICES, QUESTIONS, ROOT, SOURCE, name_of
+from formats import blocks
+
+# Each block marked `bash`, by its page and the heading above it: a test types it. The runbook's are the project's own tests' to type.
+TYPED = {
+    "README.md": ["Try it", "Use it"],  # test_baked_project.py, test_walks.py
+    "<project>/README.md": ["Start"],  # test_walks.py
+    "<project>/docs/backup.md": ["Try it"],  # test_walks.py
+    "<project>/docs/delete-accounts.md": ["Delete accounts"],  # projects.py
+    "<project>/docs/delete-documents.md": ["Delete the example"],  # projects.py
+    "<project>/docs/features.md": ["Begin one", "Change it", "Delete one"],  # test_walks.py
+    "<project>/docs/template-update.md": ["A newer template", "A newer template"],  # test_updates.py
+}
 
 Combinations = list[tuple[dict[str, str], Path]]
 
@@ -36,6 +48,16 @@ def test_what_the_template_says_is_there(check: ModuleType) -> None:
     assert [f"{page.name}: {fault}" for page in pages for fault in check.faults(ROOT, page, rules)] == []
     listed = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / "decisions" / "README.md").read_text())
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs/decisions").glob("0*.md"))
+
+
+def test_no_block_is_printed_that_nobody_types() -> None:
+    """A new one needs its walk; what cannot be walked here is marked `sh`."""
+    pages = {path.relative_to(ROOT).as_posix(): path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))}
+    pages |= {f"<project>/{path.relative_to(SOURCE).as_posix()}": path for path in SOURCE.rglob("*.md")}
+    printed = {
+        name: [each.section for each in blocks(path.read_text()) if each.kind == "bash"] for name, path in pages.items()
+    }
+    assert {name: sections for name, sections in printed.items() if sections and "/runbook/" not in name} == TYPED
 
 
 def test_the_readme_lists_the_questions_and_their_answers() -> None:

@@ -122,6 +122,17 @@ def walker(baked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wa
         running.wait(60)
 
 
+def test_the_first_page_tries_it_first() -> None:
+    """What its block says is what test_baked_project.py and continuous integration run."""
+    assert [step.split("#")[0].strip() for step in block(ROOT / "README.md", "Try it").commands] == [
+        "make demo",
+        "make test",
+    ]
+    for target in ("demo", "test"):
+        shown = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert {"demo": "tools/demo.py", "test": "pytest"}[target] in shown
+
+
 def test_it_runs(walker: Walker) -> None:
     """Baked and started, it answers through nginx, and its first page is its description."""
     assert json.loads(walker.asks("/health/ready"))["status"] == "healthy"
