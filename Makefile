@@ -13,7 +13,7 @@ OUT ?= build
 ##@ Use it
 .PHONY: help demo bake adopt
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.bake ## Bake the default project, run it whole without Docker and check it (CHECK=1 stops afterwards)
 	@$(BIN)/python tools/demo.py $(if $(CHECK),--check)
@@ -26,13 +26,16 @@ adopt: $(VENV)/.bake ## Bring this template into a project too old for `make tem
 	@TEMPLATE_PYTHON=$(abspath $(BIN)/python) $(BIN)/python tools/adopt.py "$(PROJECT)" --template "$(CURDIR)" --from "$(FROM)" $(ANSWERS)
 
 ##@ Work on it
-.PHONY: test check format bench lock clean
+.PHONY: test test-variants check format bench lock clean
 test: $(VENV)/.test ## Test the template and what it bakes, on real services (ARGS="-m 'not slow'" for the quick half)
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-variants: $(VENV)/.test ## Bake every pair of answers and run each variant's own suites whole: hours (ONLY="kubernetes loki" TARGETS="check test" RESUME=1 ALL=1)
+	@ONLY="$(ONLY)" TARGETS="$(TARGETS)" RESUME="$(RESUME)" ALL="$(ALL)" $(BIN)/pytest tests/whole_variants.py $(ARGS)
 
 check: $(VENV)/.test ## Format, lint, types and workflows of the template itself
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
-	@$(BIN)/actionlint .github/workflows/*.yml && $(BIN)/zizmor --offline --quiet .github/workflows
+	@$(BIN)/actionlint .github/workflows/*.yml && $(BIN)/zizmor --offline --quiet --persona auditor .github/workflows
 	@$(BIN)/shellcheck .ci/run
 
 format: $(VENV)/.test ## Rewrite the template's own Python in its format

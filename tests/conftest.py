@@ -9,7 +9,7 @@ from pathlib import Path
 import baking
 import pytest
 import stage
-from projects import Projects, projects_in
+from projects import Projects, Tell, projects_in
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +45,34 @@ def combinations(template: Path, tmp_path_factory: pytest.TempPathFactory) -> li
         (answers, baking.bake(template, folder / str(number), **answers))
         for number, answers in enumerate(baking.room_combinations())
     ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes first: begun last, it would run alone on one core."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Put a row into the table at the end of the run: what was done, with how many combinations, and how."""
+    return lambda what, count, how: record_property("combinations", [what, count, how])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many combinations of answers there are, and what each has gone through."""
+    rows = [
+        row
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, row in report.user_properties
+        if name == "combinations"
+    ]
+    if not rows:
+        return
+    terminalreporter.section(f"{len(baking.room_combinations())} combinations of answers that make sense")
+    width = max(len(row[0]) for row in rows)
+    for what, count, how in sorted(rows):
+        terminalreporter.write_line(f"{what:<{width}}  {count:>5}  {how}")
 
 
 @pytest.fixture

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import baking
-from baking import files_of
+import variants
+from baking import files_of, name_of
 from formats import Block, blocks, parse_markdown
 from running import ENVIRONMENTS, environment, make, python_version, variables
 
 Say = Callable[[str], None]
+Tell = Callable[[str, int, str], None]
 Projects = Callable[[str, Say], tuple[Path, Path]]
 
-# Every answer that drops a room is chosen in one of them and not in another.
-ANSWERS: dict[str, dict[str, str]] = {"outside": {"object_storage": "s3", "monitoring": "none"}}
+# Every answer that brings or drops a room is chosen in one of them, or in the default.
+ANSWERS: dict[str, dict[str, str]] = {name_of(dict(row)): dict(row) for row in variants.each_once()[1:]}
 # The default with a feature deleted, as the document says that goes with it.
 DELETED = {"deleted": "delete-documents.md", "accounts-deleted": "delete-accounts.md"}
 
@@ -28,7 +30,9 @@ def projects_in(folder: Path, template: Path) -> Projects:
 
     @functools.cache
     def baked(name: str) -> Path:
-        return baking.bake(template, folder / name, python_version=python_version(), **ANSWERS.get(name, {}))
+        # A path is part of a socket's, which is short.
+        short = f"rooms-{list(ANSWERS).index(name)}" if name in ANSWERS else name
+        return baking.bake(template, folder / short, python_version=python_version(), **ANSWERS.get(name, {}))
 
     def deleted(name: str, say: Say) -> tuple[Path, Path]:
         project = baked(name)
@@ -51,8 +55,8 @@ def projects_in(folder: Path, template: Path) -> Projects:
     return project
 
 
-def run(projects: Projects, say: Say, name: str, target: str, only: str = "") -> None:
-    """Call a target of a project's Makefile.
+def run(projects: Projects, say: Say, name: str, target: str, only: str = "") -> str:
+    """Call a target of a project's Makefile, and return in one line how it ended.
 
     Args:
         projects: gives the project.
@@ -61,16 +65,31 @@ def run(projects: Projects, say: Say, name: str, target: str, only: str = "") ->
         target: of its Makefile.
         only: pytest's expression for the tests to select.
     """
-    project, venv = projects(name, say)
+    return passes(*projects(name, say), say, target, only)
+
+
+def passes(project: Path, venv: Path, say: Say, target: str, only: str = "", seconds: int = 900) -> str:
+    """Call a target of a project's Makefile, and return in one line how it ended.
+
+    Args:
+        project: its folder.
+        venv: its environment.
+        say: what happens.
+        target: of its Makefile.
+        only: pytest's expression for the tests to select.
+        seconds: after which it is given up.
+    """
     # Parts are killed there and looked at by the clock: it has the machine for itself, the others share it.
     way = fcntl.LOCK_EX if target == "test-system" else fcntl.LOCK_SH
     with (ENVIRONMENTS / "machine.lock").open("w") as machine:
         fcntl.flock(machine, way)
-        written = make(project, venv, say, target, *([f"ARGS=-k '{only}'"] if only else []))
-    if target in ("test", "test-system"):
-        closing = [line for line in written.splitlines() if re.search(r"\d+ passed", line)]
-        assert closing, "no test has passed"
-        assert "error" not in closing[-1]
+        written = make(project, venv, say, target, *([f"ARGS=-k '{only}'"] if only else []), seconds=seconds)
+    if not target.startswith("test"):
+        return written.strip().splitlines()[-1].strip()
+    closing = [line for line in written.splitlines() if re.search(r"\d+ passed", line)]
+    assert closing, "no test has passed"
+    assert "error" not in closing[-1]
+    return closing[-1].strip("= ")
 
 
 def block(document: Path, section: str = "", kind: str = "bash") -> Block:

@@ -33,7 +33,20 @@ def variables(project: Path) -> dict[str, str]:
     # A folder that is no project yet must not be told either.
     example = (listing if listing.exists() else SOURCE / ".env.example").read_text(encoding="utf-8")
     settings = set(re.findall(r"(?m)^#? ?([A-Z][A-Z0-9_]*)=", example))
-    make = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VIRTUAL_ENV", "VENV", "PYTHON", "ARGS", "CHECK"}
+    make = {
+        "MAKEFLAGS",
+        "MAKELEVEL",
+        "MFLAGS",
+        "VIRTUAL_ENV",
+        "VENV",
+        "PYTHON",
+        "ARGS",
+        "CHECK",
+        "ONLY",
+        "TARGETS",
+        "RESUME",
+        "ALL",
+    }
     pytest = {name for name in os.environ if name.startswith(("PYTEST_", "COV_"))}
     own = {name: value for name, value in os.environ.items() if name not in settings | make | pytest}
     # `make setup` takes a uv that is on PATH; the template has one.

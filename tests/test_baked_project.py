@@ -10,7 +10,7 @@ from pathlib import Path
 import baking
 import pytest
 from baking import ROOT, SOURCE
-from projects import Projects, Say, leaves_only_what_it_ignores, run
+from projects import Projects, Say, Tell, leaves_only_what_it_ignores, run
 from running import python_version
 
 # `--dist loadfile` keeps this file together, and runs test_baked_variants.py beside it.
@@ -31,9 +31,9 @@ def test_the_readme_names_what_is_run_here() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_baked_project_passes_its_own(projects: Projects, say: Say, target: str) -> None:
+def test_a_baked_project_passes_its_own(projects: Projects, say: Say, tell: Tell, target: str) -> None:
     """Every target that says whether it is well."""
-    run(projects, say, "default", target)
+    tell(f"baked and run: default: make {target}", 1, run(projects, say, "default", target))
 
 
 def test_running_it_leaves_only_what_it_ignores(projects: Projects, template: Path, tmp_path: Path, say: Say) -> None:

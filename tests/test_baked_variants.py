@@ -1,4 +1,4 @@
-"""Projects without a room, and with a feature deleted, pass their own checks and tests. Takes minutes; says what it is at."""
+"""Projects with a feature deleted pass their own checks and tests. Takes minutes; says what it is at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import baking
 import pytest
 from baking import files_of
-from projects import ANSWERS, Projects, Say, is_made_by_running, leaves_only_what_it_ignores, run
+from projects import Projects, Say, Tell, is_made_by_running, run
 from running import python_version
 
 # `--dist loadfile` keeps this file together, and runs test_baked_project.py beside it.
@@ -15,7 +15,6 @@ pytestmark = pytest.mark.slow
 
 # What can differ from the default there; all of it would take as long again.
 ONLY = {
-    "outside": "ops or configuration or storage or settings or envfile or cli",
     "deleted": "not (devstack or test_worker or test_beat or tracing or realtime or messages or test_backup)",
     "accounts-deleted": "test_api or access or security or signing or admin or realtime or migrations or cli or documents or billing",
 }
@@ -23,9 +22,10 @@ ONLY = {
 
 @pytest.mark.parametrize("target", ["check", "test"])
 @pytest.mark.parametrize("name", ONLY)
-def test_a_variant_passes_its_own(projects: Projects, say: Say, name: str, target: str) -> None:
+def test_a_variant_passes_its_own(projects: Projects, say: Say, tell: Tell, name: str, target: str) -> None:
     """Its checks whole, and of its tests those that can differ."""
-    run(projects, say, name, target, ONLY[name] if target == "test" else "")
+    closing = run(projects, say, name, target, ONLY[name] if target == "test" else "")
+    tell(f"baked and run: {name}: make {target}", 1, closing)
 
 
 def test_deleting_the_example_leaves_what_none_would_have_given(
@@ -38,11 +38,3 @@ def test_deleting_the_example_leaves_what_none_would_have_given(
     wanted = files_of(never)
     assert sorted(left) == sorted(wanted)
     assert [path for path in wanted if left[path] != wanted[path]] == []
-
-
-def test_running_it_leaves_only_what_it_ignores(projects: Projects, template: Path, tmp_path: Path, say: Say) -> None:
-    """Where rooms are left out as well."""
-    project, _ = projects("outside", say)
-    leaves_only_what_it_ignores(
-        project, baking.bake(template, tmp_path, python_version=python_version(), **ANSWERS["outside"])
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -22,15 +23,13 @@ Combinations = list[tuple[dict[str, str], Path]]
 
 ANSWERS = ["project_name=Söhne & 한글", "author=A << B", "example=documents"]
 
-# Runs the command in a process that cannot reach any address, where the kernel offers no namespace for that.
+# A process of Python that cannot reach any address, where the kernel offers no namespace for that: as sitecustomize, also in hooks.
 NO_SOCKETS = """
-import runpy, sys
+import sys
 def deny(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto"):
         raise OSError(f"a bake used the network: {event} {arguments}")
 sys.addaudithook(deny)
-sys.argv[0] = "cookiecutter"
-runpy.run_module("cookiecutter", run_name="__main__")
 """
 
 
@@ -99,30 +98,46 @@ def test_another_python_bakes_the_same(template: Path, tmp_path: Path, monkeypat
         assert baked(template, tmp_path / str(number), python=python) == first, python
 
 
+def namespace() -> list[str]:
+    """What starts a command without any network interface, where that is permitted."""
+    for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+        if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True).returncode == 0:
+            return prefix
+    return []
+
+
+def bake_alone(template: Path, folder: Path, prefix: list[str]) -> subprocess.CompletedProcess[str]:
+    """Bake by command line behind the prefix, or where there is none with every socket of every Python refused."""
+    (folder / "refusing").mkdir(parents=True)
+    (folder / "refusing" / "sitecustomize.py").write_text("" if prefix else NO_SOCKETS)
+    environment = {**os.environ, "HOME": str(folder), "TMPDIR": str(folder), "PYTHONPATH": str(folder / "refusing")}
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", "cookiecutter", template, "--no-input", "--output-dir", folder, *ANSWERS],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        timeout=120,
+    )
+
+
 def test_a_bake_needs_no_network(template: Path, tmp_path: Path) -> None:
-    """In a network namespace without any interface where that is permitted, else with sockets refused."""
-    home = tmp_path / "home"
-    home.mkdir()
-    arguments = [str(template), "--no-input", "--output-dir", str(tmp_path), *ANSWERS]
-    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home)}
-    isolate = next(
-        (
-            prefix
-            for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"])
-            if shutil.which("unshare")
-            and subprocess.run([*prefix, "true"], capture_output=True, timeout=30).returncode == 0
-        ),
-        None,
-    )
-    command = (
-        [*isolate, sys.executable, "-m", "cookiecutter", *arguments]
-        if isolate
-        else [sys.executable, "-c", NO_SOCKETS, *arguments]
-    )
-    result = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
+    """In a network namespace without any interface where that is permitted, and with sockets refused."""
+    for number, prefix in enumerate([namespace(), []]):
+        result = bake_alone(template, tmp_path / str(number), prefix)
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_bake_that_used_the_network_would_fail_there(template: Path, tmp_path: Path) -> None:
+    """Even if what its hook asks is on this machine and answers."""
+    asking = Path(shutil.copytree(template, tmp_path / "asking"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hook = asking / "hooks" / "post_gen_project.py"
+        ask = f"import socket\nsocket.create_connection({server.getsockname()!r}).close()\n"
+        hook.write_text(hook.read_text().replace("import os\n", f"import os\n{ask}", 1))
+        assert command_line(asking, tmp_path / "out", "--no-input").returncode == 0
+        for number, prefix in enumerate([namespace(), []]):
+            assert bake_alone(asking, tmp_path / str(number), prefix).returncode != 0
 
 
 def test_every_python_file_is_its_source(template: Path, combinations: Combinations) -> None:

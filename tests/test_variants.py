@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import baking
 import pytest
+import variants
 import yaml
-from baking import CHOICES, files_of, name_of, room_combinations, text_files_of
+from baking import CHOICES, ROOT, files_of, name_of, room_combinations, text_files_of
 from formats import parse
+from projects import Tell
 from stage import TEMPLATE_FOLDER
 
 from template_extensions import PYTHON_VERSIONS
@@ -33,7 +36,7 @@ def _parsed(path: str, text: str) -> None:
 
 @pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
 def test_every_combination_is_rendered_and_parsed(
-    template: Path, tmp_path: Path, python_version: str, say: Callable[[str], None]
+    template: Path, tmp_path: Path, python_version: str, tell: Tell
 ) -> None:
     """Each of them, licences and Python versions included; a file that two bakes share is parsed once."""
     count = 0
@@ -46,7 +49,7 @@ def test_every_combination_is_rendered_and_parsed(
         shutil.rmtree(project)
         count += 1
     assert count == len(room_combinations()) * len(CHOICES["license"])
-    say(f"{count} combinations rendered and parsed for Python {python_version}")
+    tell(f"rendered and parsed: Python {python_version}", count, f"with each of {len(CHOICES['license'])} licences")
 
 
 def _run(*command: str | Path, cwd: Path) -> None:
@@ -54,11 +57,12 @@ def _run(*command: str | Path, cwd: Path) -> None:
     assert result.returncode == 0, f"{command[0]}: {result.stdout[-3000:]}{result.stderr[-3000:]}"
 
 
-def test_every_combination_is_formatted_and_linted(combinations: Combinations) -> None:
+def test_every_combination_is_formatted_and_linted(combinations: Combinations, tell: Tell) -> None:
     """By the project's own rules: imports that a dropped room leaves unused would show here."""
     for _, project in combinations:
         _run(TOOLS / "ruff", "format", "--no-cache", "--check", "--quiet", ".", cwd=project)
         _run(TOOLS / "ruff", "check", "--no-cache", "--quiet", ".", cwd=project)
+    tell("checked: format, lint", len(combinations), "each by itself")
 
 
 def compose_files(project: Path, environment: str) -> list[str]:
@@ -101,6 +105,37 @@ def test_every_combination_has_valid_workflows(combinations: Combinations) -> No
         if fresh:
             _run(TOOLS / "actionlint", *fresh, cwd=project)
             _run(TOOLS / "zizmor", "--offline", "--quiet", *fresh, cwd=project)
+
+
+@pytest.mark.parametrize("rows", [variants.every(), variants.on_every_python()], ids=["here", "in the workflow"])
+def test_a_few_variants_make_every_two_answers_meet(rows: list[variants.Answers]) -> None:
+    """All that can meet at all do, in combinations that make sense, and in fewer of them than there are."""
+    few = variants.pairwise(rows)
+    assert set(few) <= set(rows)
+    assert len(few) == len(set(few)) < len(rows)
+    for row in rows:
+        for pair in itertools.combinations(row, 2):
+            assert any(set(pair) <= set(chosen) for chosen in few), pair
+
+
+def test_the_matrix_of_the_workflow_can_be_run() -> None:
+    """GitHub takes 256 rows; each answers every question that drops rooms, and bears a name of its own."""
+    rows = variants.matrix(variants.on_every_python())
+    assert len(rows) == len(room_combinations()) * len(PYTHON_VERSIONS) <= 256
+    assert len({row["name"] for row in rows}) == len(rows)
+    for row in rows:
+        answers = dict(answer.split("=") for answer in row["answers"].split())
+        assert answers.keys() == {*variants.OPTIONS, "python_version"}
+        assert answers["python_version"] == row["python"]
+        assert variants.makes_sense(answers)
+
+
+def test_the_matrix_needs_nothing_installed() -> None:
+    """The workflow asks for it before anything is."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", ROOT / "tools" / "variants.py"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == variants.matrix(variants.pairwise(variants.on_every_python()))
 
 
 def test_workflows_of_deploys_differ_in_the_one_step(template: Path) -> None:

@@ -1,7 +1,7 @@
 """Name the combinations of answers that continuous integration bakes and runs, as a matrix for its workflow.
 
-python tools/variants.py          a few, in which every pair of answers meets once
-python tools/variants.py --all    every combination
+python tools/variants.py          a few, in which every two answers meet, and each with every Python
+python tools/variants.py --all    every combination on every Python
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
@@ -35,27 +36,43 @@ def every() -> list[Answers]:
     return [answers for answers in products if makes_sense(dict(answers))]
 
 
-def pairwise() -> list[Answers]:
-    """Greedily the fewest combinations in which every two answers of different options are chosen together."""
-    missing = {pair for answers in every() for pair in itertools.combinations(answers, 2)}
+def pairwise(rows: Sequence[Answers] | None = None) -> list[Answers]:
+    """The fewest of the combinations in which every two answers that can meet are chosen together."""
+    return _fewest(every() if rows is None else rows, lambda answers: set(itertools.combinations(answers, 2)))
+
+
+def each_once(rows: Sequence[Answers] | None = None) -> list[Answers]:
+    """The fewest of the combinations in which every answer is chosen, the first of them included."""
+    return _fewest(every() if rows is None else rows, set)
+
+
+def _fewest(rows: Sequence[Answers], shows: Callable[[Answers], set[Any]]) -> list[Answers]:
+    """Greedily, from the first on, until all is shown that the combinations show."""
+    missing = {part for answers in rows for part in shows(answers)}
     chosen: list[Answers] = []
+    best = rows[0]
     while missing:
-        best = max(every(), key=lambda answers: len(missing & set(itertools.combinations(answers, 2))))
         chosen.append(best)
-        missing -= set(itertools.combinations(best, 2))
+        missing -= shows(best)
+        best = max(rows, key=lambda answers: len(missing & shows(answers)))
     return chosen
 
 
-def matrix(variants: list[Answers]) -> list[dict[str, str]]:
-    """One row a variant: its name, its answers as the command line takes them, and a Python in turn."""
-    defaults = {name: answers[0] for name, answers in OPTIONS.items()}
-    rows = []
-    for answers, python in zip(variants, itertools.cycle(reversed(PYTHON_VERSIONS)), strict=False):
-        special = [f"{name}={answer}" for name, answer in answers if answer != defaults[name]]
+def on_every_python() -> list[Answers]:
+    """Every combination that makes sense, on each Python."""
+    return [(*answers, ("python_version", python)) for answers in every() for python in PYTHON_VERSIONS]
+
+
+def matrix(rows: Sequence[Answers]) -> list[dict[str, str]]:
+    """One row a variant: its name, its Python, and its answers as the command line takes them."""
+    found = []
+    for answers in rows:
+        special = [f"{name}={answer}" for name, answer in answers if name in OPTIONS and answer != OPTIONS[name][0]]
+        python = dict(answers)["python_version"]
         said = " ".join(f"{name}={answer}" for name, answer in answers)
-        rows.append({"name": " ".join(special) or "default", "answers": said, "python": python})
-    return rows
+        found.append({"name": " ".join([*(special or ["default"]), python]), "answers": said, "python": python})
+    return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(matrix(every() if "--all" in sys.argv else pairwise())))
+    print(json.dumps(matrix(on_every_python() if "--all" in sys.argv else pairwise(on_every_python()))))

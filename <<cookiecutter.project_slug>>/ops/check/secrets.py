@@ -1,7 +1,7 @@
 """Secrets in files that may be committed: detect-secrets with all its detectors.
 
 What only looks like one is said so on its line: `# pragma: allowlist secret`. Tests are left out, since they are full of passwords
-that open nothing, and so are the locks, which are full of hashes.
+that open nothing, and so are the locks and the schemas of others, which are full of hashes.
 """
 
 from __future__ import annotations
