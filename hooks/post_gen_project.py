@@ -18,6 +18,12 @@ ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
             "ops/scripts/ship.sh",
             "tests/containers",
         ],
+        ("ecs",): [
+            "docs/ecs.md",
+            "ops/check/rooms/ecs.py",
+            "ops/deploy/ecs",
+            "tests/ops/test_ecs.py",
+        ],
         ("kubernetes",): [
             "docs/kubernetes.md",
             "ops/check/rooms/kubernetes.py",

@@ -21,6 +21,7 @@ NAMES = {
         "deploy",
         ("compose",),
     ): r"ops/scripts/(deploy|door|provision|release|rollback|ship)|ops/deploy/compose|compose/prod",
+    ("deploy", ("ecs",)): r"(^|/|_)ecs\b",
     ("deploy", ("kubernetes",)): r"kubernetes|kustom",
     ("example", ("documents",)): r"documents",
     ("object_storage", ("minio",)): r"minio",

@@ -19,6 +19,7 @@ WORDS = {
         ("compose",),
     ): r"ops/scripts/(deploy|door|provision|rollback|ship)\.sh|compose/prod|DEPLOY_(TARGET|SSH_KEY)",
     # Its name alone is where somebody explains what runs anywhere.
+    ("deploy", ("ecs",)): r"\bECS\b|Fargate|cfn-lint|deploy/ecs|CloudFormation",
     ("deploy", ("kubernetes",)): r"kubectl|kustomiz|cnpg|deploy/kubernetes|docs/kubernetes|kubernetes\.md",
     ("example", ("documents",)): (
         # Error documents are something else, and so is what documents an error.
