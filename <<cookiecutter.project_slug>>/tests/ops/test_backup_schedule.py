@@ -79,6 +79,7 @@ def test_the_timetable_is_set_and_checked() -> None:
     assert [job.name for job in jobs(physical)] == ["dump", "base", "redis", "objects", "logs", "prove"]
     assert "base" not in [job.name for job in jobs(Backup())], "nobody could make one"
     assert "base" not in [job.name for job in jobs(Backup(base_at=""))]
+    assert "redis" not in [job.name for job in jobs(Backup(redis_at="off"))], "empty would be unset, and so the default"
     with pytest.raises(SettingsError, match=r"(?s)BACKUP_DUMP_AT: '61 \* \* \* \*' is no time of cron.*BACKUP_LOGS_AT"):
         jobs(Backup(dump_at="61 * * * *", logs_at="monthly"))
 

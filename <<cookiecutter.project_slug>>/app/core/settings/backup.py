@@ -55,7 +55,7 @@ class Backup(BaseModel):
     )
     loki_query: str = Field(default='{service=~".+"}', description="Which lines of Loki.")
     dump_at: str = Field(
-        default="0 3 * * *", description="When PostgreSQL is dumped, in UTC, as in a crontab. Empty: never, also below."
+        default="0 3 * * *", description="When PostgreSQL is dumped, in UTC, as in a crontab. off: never, also below."
     )
     base_at: str = Field(default="0 2 * * *", description="When a physical backup of PostgreSQL is made.")
     redis_at: str = Field(default="5 * * * *", description="When a snapshot of the broker is taken.")
@@ -104,6 +104,12 @@ class Backup(BaseModel):
         """They are keys."""
         read_keys(value.get_secret_value())
         return value
+
+    @field_validator("dump_at", "base_at", "redis_at", "objects_at", "logs_at", "prove_at")
+    @classmethod
+    def off_is_never(cls, value: str) -> str:
+        """An empty variable counts as unset, so that it takes a word to say never."""
+        return "" if value == "off" else value
 
     def keys_by_id(self) -> Mapping[str, bytes]:
         """The keys, the current one first."""

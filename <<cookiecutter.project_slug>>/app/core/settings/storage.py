@@ -9,7 +9,7 @@ class Storage(BaseModel):
     """S3-compatible object storage."""
 
     endpoint_url: Address = Field(
-        default="http://127.0.0.1:9000", description="Address of the store. Empty: AWS S3 itself."
+        default="http://127.0.0.1:9000", description="Address of the store; AWS is https://s3.REGION.amazonaws.com."
     )
     public_url: Address = Field(
         default="",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,16 @@ OPERATIONS = {
     "scaling": ("application-autoscaling", "RegisterScalableTarget", {}),
     "policies": ("application-autoscaling", "PutScalingPolicy", {}),
 }
+#: How the ARN of a resource begins, where an output is one.
+ARNS = {
+    "AWS::IAM::Role": "iam::111122223333:role/",
+    "AWS::ElasticLoadBalancingV2::TargetGroup": "elasticloadbalancing:eu-central-1:111122223333:targetgroup/app/",
+    "AWS::SecretsManager::Secret": "secretsmanager:eu-central-1:111122223333:secret:",  # pragma: allowlist secret
+}
 #: Read by libpq, by psql or by our own command line, not by the application.
 FOREIGN_VARIABLES = re.compile(r"AUTHORITY|PG[A-Z]+|SQL|APP_PASSWORD")
+#: A variable that holds a secret, by its name or as an address with a password in it.
+SECRETS = re.compile(r"^[A-Z_]*(PASSWORD|SECRET|TOKEN|KEYS?)[A-Z_]*=|://[^/]*:[^/]*@")
 
 Requests = dict[str, Object]
 
@@ -61,11 +69,15 @@ def template(root: Path, name: str) -> Object:
 
 
 def outputs(made: Object) -> dict[str, str]:
-    """What a stack of the template would say, invented."""
-    return {
-        name: f"arn:aws:invented:eu-central-1:111122223333:{name}" if "Arn" in str(output["Value"]) else f"{name}-0"
-        for name, output in made["Outputs"].items()
-    }
+    """What a stack of the template would say, invented: names, and ARNs of the right kind where it would be one."""
+    found = {}
+    for name, output in made["Outputs"].items():
+        value = output["Value"]
+        resource = str(next(iter(value.values()))).split(".")[0]
+        kind = made["Resources"].get(resource, {}).get("Type", "")
+        kind = "AWS::SecretsManager::Secret" if "MasterUserSecret" in str(value) else kind
+        found[name] = f"arn:aws:{ARNS[kind]}{name}" if kind in ARNS else f"{name.lower()}-0"
+    return found
 
 
 def check(root: Path) -> Findings:
@@ -84,25 +96,24 @@ def check(root: Path) -> Findings:
         found += [f"{environment}: {fault}" for fault in faults(requests, variables(root))]
         found += [f"{environment}: {fault}" for fault in parameter_faults(root, environment)]
     found += role_faults(made)
-    return "\n".join([*dict.fromkeys(found), *lint(root, whole)])
+    return "\n".join([*dict.fromkeys(found), *lint(root, next(iter(whole.values()), {}))])
 
 
-def lint(root: Path, whole: Mapping[str, Requests]) -> list[str]:
-    """What cfn-lint says of the templates, and of the task definitions as resources of one."""
+def lint(root: Path, requests: Requests) -> list[str]:
+    """What cfn-lint says of the templates, and of the task definitions as resources of one; they differ only in settings."""
     with tempfile.TemporaryDirectory(prefix="ecs-") as scratch:
         resources = {
-            f"{environment}{name.title()}".replace("/", ""): {
+            name.partition("/")[2]: {
                 "Type": "AWS::ECS::TaskDefinition",
                 "Properties": capitalised(request, _shape("ecs", "RegisterTaskDefinition")),
             }
-            for environment, requests in whole.items()
             for name, request in requests.items()
             if name.startswith("tasks/")
         }
         tasks = Path(scratch, "service.toml.json")
         tasks.write_text(json.dumps({"Resources": resources}), "utf-8")
         files = [tasks, *(root / FOLDER / f"{name}.yaml" for name in TEMPLATES)]
-        result = run(root, ["cfn-lint", "--include-checks", "I3011", "--", *(files if whole else files[1:])])
+        result = run(root, ["cfn-lint", "--include-checks", "I3011", "--", *(files if resources else files[1:])])
         return [text.replace(f"{scratch}/", "").replace(f"{root}/", "")] if (text := findings(result)) else []
 
 
@@ -201,9 +212,7 @@ def restricted(requests: Requests, _: frozenset[str]) -> Iterator[str]:
             "keeps capabilities: drop": linux.get("capabilities", {}) != {"drop": ["ALL"]},
             "is privileged": bool(container.get("privileged")),
             "has nowhere to write to: tmpfs or a volume on /tmp": "/tmp"  # noqa: S108 - theirs, not ours
-            not in {
-                place["containerPath"] for place in [*linux.get("tmpfs", ()), *container.get("mountPoints", ())]
-            },
+            not in {place["containerPath"] for place in [*linux.get("tmpfs", ()), *container.get("mountPoints", ())]},
             "runs on a machine of ours: requiresCompatibilities": task.get("requiresCompatibilities") != ["FARGATE"],
             "shares a network: networkMode": task.get("networkMode") != "awsvpc",
             "may not stop in time: stopTimeout is 120 at most": not 0 < container.get("stopTimeout", 0) <= 120,
@@ -240,9 +249,8 @@ def named_variables(requests: Requests, known: frozenset[str]) -> Iterator[str]:
         for variable, value in settings.items():
             if not value:
                 yield f"{name}: {variable} is empty, which counts as unset: its default is taken"
-            if re.search(r"PASSWORD|SECRET|TOKEN(?!_)|_KEYS?$|://[^/]*:[^/]*@", f"{variable}={value}".split("\n")[0]):
-                if variable != "SQL":
-                    yield f"{name}: {variable} can be read by whoever may look at the task: put it into [secrets]"
+            if variable != "SQL" and SECRETS.search(f"{variable}={value}"):
+                yield f"{name}: {variable} can be read by whoever may look at the task: put it into [secrets]"
 
 
 def logged(requests: Requests, _: frozenset[str]) -> Iterator[str]:
@@ -304,7 +312,10 @@ def role_faults(made: Object) -> Iterator[str]:
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             if any("*" in action for action in actions):
                 yield f"{name}: may do {', '.join(actions)}"
-            if statement["Resource"] == "*" and not set(actions) <= {"ecr:GetAuthorizationToken", "cloudwatch:DescribeAlarms"}:
+            if statement["Resource"] == "*" and not set(actions) <= {
+                "ecr:GetAuthorizationToken",
+                "cloudwatch:DescribeAlarms",
+            }:
                 yield f"{name}: may {', '.join(actions)} everywhere"
             if "iam:PassRole" in actions and ("Database" in str(statement["Resource"]) or "Condition" not in statement):
                 yield f"{name}: may start a task with the database's master, or something else than a task"

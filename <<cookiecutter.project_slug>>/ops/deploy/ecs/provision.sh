@@ -8,9 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 begin "$1"
 
 stack() { # TEMPLATE STACK REGION
-  local given
-  given=$(python3 ops/deploy/ecs/render.py "$environment" parameters "$1")
-  mapfile -t given <<<"$given"
+  local all line given=()
+  all=$(python3 ops/deploy/ecs/render.py "$environment" parameters "$1")
+  while read -r line; do given+=("$line"); done <<<"$all"
   say "stack $2 in $3"
   aws cloudformation deploy --region "$3" --stack-name "$2" --template-file "ops/deploy/ecs/$1.yaml" \
     --capabilities CAPABILITY_NAMED_IAM --no-fail-on-empty-changeset --parameter-overrides "${given[@]}" >&2

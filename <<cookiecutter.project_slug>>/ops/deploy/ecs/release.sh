@@ -62,17 +62,20 @@ switch() { # SERVICE DEFINITION: a new deployment of it; the first one makes it
 }
 
 settled() { # FILE: wait until all services in it run the revision beside them; false as soon as one will not
-  local wanted service definition state waiting said=
+  local service wanted definition state waiting said=''
+  [ -s "$1" ] || return 0
   for _ in $(seq 360); do
-    waiting=
+    # shellcheck disable=SC2046 # names of services
+    aws ecs describe-services --cluster "$name" --services $(cut -f 1 "$1") --output text >"$work/state" --query "services[].[
+      serviceName, deployments[?status=='PRIMARY'].taskDefinition | [0], deployments[?status=='PRIMARY'].rolloutState | [0]]"
+    waiting=''
     while IFS=$'\t' read -r service wanted; do
-      IFS=$'\t' read -r definition state < <(aws ecs describe-services --cluster "$name" --services "$service" --output text \
-        --query "services[0].deployments[?status=='PRIMARY'] | [0].[taskDefinition, rolloutState]")
+      IFS=$'\t' read -r _ definition state < <(grep "^$service"$'\t' "$work/state")
       if [ "$definition" != "$wanted" ]; then say "$service: ECS went back to ${definition##*/} by itself"; return 1; fi
       if [ "$state" = FAILED ]; then say "$service: ${wanted##*/} does not come up"; return 1; fi
       if [ "$state" != COMPLETED ]; then waiting="$waiting $service"; fi
     done <"$1"
-    if [ -z "$waiting" ]; then return; fi
+    if [ -z "$waiting" ]; then return 0; fi # without the 0, a trap would return with what sprang it
     if [ "$waiting" != "$said" ]; then say "waiting for$waiting"; said=$waiting; fi
     sleep "${POLL_SECONDS:-5}"
   done
@@ -94,7 +97,7 @@ go_back() { # FILE: the revisions of then, with the settings of then; services t
 smoke() { # from outside, by the real name and certificate, as a client comes in
   if [ -z "${DEPLOY_URL:-}" ]; then
     say "DEPLOY_URL is not set: not tried from outside"
-    return
+    return 0
   fi
   curl --fail --silent --show-error --max-time 10 --retry 5 --retry-delay 2 --retry-all-errors \
     --output /dev/null "$DEPLOY_URL/health/ready"

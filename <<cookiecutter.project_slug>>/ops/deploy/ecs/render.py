@@ -133,6 +133,7 @@ def release(
     chosen = read(environment, folder)
     service = tomllib.loads((folder / "service.toml").read_text("utf-8"))
     known: dict[str, Any] = {**outputs, **chosen["scaling"], "Image": image, "BackupImage": backup_image}
+    known["BackupRegion"] = chosen["backup_region"]
     known["DatabaseSql"] = (folder / "database.sql").read_text("utf-8")
     requests: dict[str, Object] = {}
     for name, task in service["tasks"].items():

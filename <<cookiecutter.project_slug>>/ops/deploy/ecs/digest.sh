@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# digest.sh REGISTRY/NAME TAG: the image by its digest; an error where there is none of that tag.
+set -euo pipefail
+[ $# = 2 ] || { echo "usage: digest.sh REGISTRY/NAME TAG" >&2; exit 2; }
+digest=$(aws ecr describe-images --repository-name "${1#*/}" --image-ids "imageTag=$2" \
+  --query 'imageDetails[0].imageDigest' --output text)
+echo "$1@$digest"
