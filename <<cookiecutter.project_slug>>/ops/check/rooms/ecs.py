@@ -306,9 +306,9 @@ def role_faults(made: Object) -> Iterator[str]:
     """No role may do everything, the workflow's may not reach the database's master, and the details of the network are as said."""
     for name, resource in made["Resources"].items():
         properties = resource.get("Properties", {})
-        documents = [policy["PolicyDocument"] for policy in properties.get("Policies", ())]
-        documents += [properties["PolicyDocument"]] if resource["Type"] == "AWS::IAM::ManagedPolicy" else []
-        for statement in (each for document in documents for each in document["Statement"]):
+        policies = [policy["PolicyDocument"] for policy in properties.get("Policies", ())]
+        policies += [properties["PolicyDocument"]] if resource["Type"] == "AWS::IAM::ManagedPolicy" else []
+        for statement in (each for document in policies for each in document["Statement"]):
             actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
             if any("*" in action for action in actions):
                 yield f"{name}: may do {', '.join(actions)}"
