@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -146,23 +147,37 @@ def fitting(answers: Mapping[str, Any], question: str) -> str:
     return _fitting_choices(answers, question)[0]
 
 
-def chosen(answers: Mapping[str, Any], question: str) -> str:
-    """Return the answer if it is a choice that makes sense beside those before it, else end the bake with one line."""
-    answer = checked(answers[question], question)
-    if fault := nonsense(answers, question):
-        raise BadAnswer(question, answer, f"{fault}; choose {' or '.join(_fitting_choices(answers, question))}")
-    return answer
-
-
 FREE_TEXT = ("project_name", "project_slug", "description", "author", "domain", "email", "python_version")
 
 
-def checked(answer: Any, question: str) -> str:
-    """Return the answer if it can be used, else end the bake with one line."""
+def _good(answers: Mapping[str, Any], question: str) -> str:
+    answer = answers[question]
     fault = fault_of(question, answer) if isinstance(answer, str) else "must be text"
+    if not fault and question in CHOICES and (fault := nonsense(answers, question)):
+        fault = f"{fault}; choose {' or '.join(_fitting_choices(answers, question))}"
     if fault:
         raise BadAnswer(question, answer, fault)
     return str(answer)
+
+
+def _somebody_types() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and context.params.get("no_input") is False and sys.stdin.isatty()
+
+
+def checked(answers: MutableMapping[str, Any], question: str) -> str:
+    """Return the answer if it can be used and makes sense beside those before it; else end the bake with one line.
+
+    Where somebody types the answers, that line is followed by the question again: a slip would lose all the others.
+    """
+    while True:
+        try:
+            return _good(answers, question)
+        except BadAnswer as bad:
+            if not _somebody_types():
+                raise
+            click.echo(f"    {bad.message}")
+            answers[question] = click.prompt(f"    {question}", prompt_suffix=" once more: ")
 
 
 def checked_slug(answers: Mapping[str, Any]) -> str:
@@ -171,10 +186,8 @@ def checked_slug(answers: Mapping[str, Any]) -> str:
     A replay file brings its own private variables, so that the checks behind the questions do not run; and a
     slug such as `../elsewhere` writes outside the output folder.
     """
-    for question in FREE_TEXT:
-        checked(answers[question], question)
-    for question in CHOICES:
-        chosen(answers, question)
+    for question in (*FREE_TEXT, *CHOICES):
+        _good(answers, question)
     return str(answers["project_slug"])
 
 
@@ -281,7 +294,6 @@ class Answers(Extension):
         super().__init__(environment)
         environment.filters.update(
             checked=checked,
-            chosen=chosen,
             fitting=fitting,
             known_only=known_only,
             md=md,

@@ -98,9 +98,17 @@ def _config(output: Path) -> Path:
 
 
 def command_line(
-    template: Path, output: Path, *arguments: str, python: str = sys.executable, stdin: str | None = None
+    template: Path, output: Path, *arguments: str, python: str = sys.executable, stdin: str | int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real `cookiecutter` command, with a home and a temporary folder of its own."""
+    """Run the real `cookiecutter` command, with a home and a temporary folder of its own.
+
+    Args:
+        template: its folder.
+        output: where to bake.
+        arguments: of the command line.
+        python: that runs it.
+        stdin: what is typed, or a terminal.
+    """
     output.mkdir(parents=True, exist_ok=True)
     home = output.parent / f".{output.name}-home"
     home.mkdir(exist_ok=True)
@@ -110,8 +118,8 @@ def command_line(
         [python, "-m", "cookiecutter", str(template), "--output-dir", str(output), *arguments],
         capture_output=True,
         text=True,
-        input=stdin,
-        stdin=None if stdin is not None else subprocess.DEVNULL,
+        input=stdin if isinstance(stdin, str) else None,
+        stdin=None if isinstance(stdin, str) else subprocess.DEVNULL if stdin is None else stdin,
         cwd=output,  # in this one, our extension would be found before the template's
         env=environment,
         timeout=120,

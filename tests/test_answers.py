@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import pty
 import re
 import tomllib
 from collections.abc import Callable
@@ -139,7 +141,7 @@ def test_every_free_text_question_is_checked_right_behind_itself() -> None:
     assert sorted(free) == sorted(FREE_TEXT)
     for question in free:
         assert names[names.index(question) + 1] == f"__{question}"
-        assert QUESTIONS[f"__{question}"] == f"<< cookiecutter.{question} | checked('{question}') >>"
+        assert QUESTIONS[f"__{question}"] == f"<< cookiecutter | checked('{question}') >>"
 
 
 @pytest.mark.parametrize(
@@ -264,6 +266,31 @@ def test_questions_can_be_answered_by_a_person(template: Path, tmp_path: Path) -
     assert metadata["tool"]["service"]["title"] == "Söhne << & >>"
 
 
+def test_who_types_a_bad_answer_is_asked_again(template: Path, tmp_path: Path) -> None:
+    """The other answers are not lost; what makes no sense beside an earlier one is such an answer."""
+    typed = {
+        "project_slug": ["Bad Slug", "good-slug"],
+        "deploy": ["kubernetes"],
+        "object_storage": ["minio", "ec2", "s3"],
+    }
+    questions = [name for name in QUESTIONS if not name.startswith("_")]
+    lines = [line for question in questions for line in typed.get(question, [""])]
+    keyboard, terminal = pty.openpty()
+    try:
+        os.write(keyboard, "".join(f"{line}\n" for line in lines).encode())
+        result = command_line(template, tmp_path / "out", stdin=terminal)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'project_slug "Bad Slug": must be' in result.stdout
+    assert 'object_storage "minio": makes no sense with deploy=kubernetes' in result.stdout
+    assert 'object_storage "ec2": must be one of' in result.stdout
+    record = json.loads((tmp_path / "out" / "good-slug" / ".cruft.json").read_text())
+    got = record["context"]["cookiecutter"]
+    assert (got["deploy"], got["object_storage"], got["domain"]) == ("kubernetes", "s3", "good-slug.example.com")
+
+
 def test_every_choice_is_checked_right_behind_itself() -> None:
     """And its default is the first choice, or the first that makes sense where that depends on another answer."""
     names = list(QUESTIONS)
@@ -271,7 +298,7 @@ def test_every_choice_is_checked_right_behind_itself() -> None:
     assert questions == [name for name in names if name in CHOICES] == list(CHOICES)
     for name in questions:
         assert names[names.index(name) + 1] == f"__{name}"
-        assert QUESTIONS[f"__{name}"] == f"<< cookiecutter | chosen('{name}') >>"
+        assert QUESTIONS[f"__{name}"] == f"<< cookiecutter | checked('{name}') >>"
         assert QUESTIONS[name] in (CHOICES[name][0], f"<< cookiecutter | fitting('{name}') >>")
 
 
