@@ -17,11 +17,11 @@ from running import python_version
 pytestmark = pytest.mark.slow
 
 
-# What its README says that can be asked of it, but for what runs on until somebody stops it, or needs an engine.
+# What its README says that can be asked of it; `make load` is run, and seen to fail, by test-system.
 TARGETS = [
     target
     for target in re.findall(r"(?m)^\|.*`make ([a-z-]+)` \|$", (SOURCE / "README.md").read_text())
-    if target != "help"
+    if target not in ("help", "load")
 ]
 
 
