@@ -21,6 +21,7 @@ demo: $(VENV)/.bake ## Bake the default project, run it whole without Docker and
 bake: $(VENV)/.bake ## Bake a project: asks, or takes ANSWERS='project_name="My Service" example=none'; goes to OUT=build
 	@mkdir -p $(OUT)
 	@$(BIN)/cookiecutter . --output-dir $(OUT) $(if $(ANSWERS),--no-input $(ANSWERS))
+	@echo "bake: done; go into the new folder in $(OUT), then: make setup, make dev"
 
 adopt: $(VENV)/.bake ## Bring this template into a project too old for `make template-update`: PROJECT=../my-service FROM=commit ANSWERS='…'
 	@TEMPLATE_PYTHON=$(abspath $(BIN)/python) $(BIN)/python tools/adopt.py "$(PROJECT)" --template "$(CURDIR)" --from "$(FROM)" $(ANSWERS)
@@ -53,6 +54,7 @@ clean: ## Remove what was baked and installed
 # uv goes into the environment itself, so that nothing outside this folder is needed or changed.
 $(VENV)/.uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; name another one: make PYTHON=python3.13" >&2; exit 1; }
+	@test -x $(BIN)/python || echo "installing into $(VENV): a minute, once" >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
