@@ -53,6 +53,8 @@ def dump() -> None:
     began = time.monotonic()
     try:
         outcome = dumping.run(config)
+    except Busy:
+        raise
     except BackupError as error:
         seconds = time.monotonic() - began
         log.error("backup_failed", kind="dump", reason=str(error), seconds=round(seconds, 3))
@@ -410,7 +412,10 @@ def _bytes(text: str) -> int:
     number, unit = text[:-2], text[-2:].upper()
     if not number.isdigit() or unit not in ("MB", "GB"):
         raise BackupError(f"{text} is no size", "write 300MB or 1GB")
-    return int(number) * (1_000_000_000 if unit == "GB" else 1_000_000)
+    size = int(number) * (1_000_000_000 if unit == "GB" else 1_000_000)
+    if size < 100_000_000:
+        raise BackupError(f"{text} says nothing about 10 GB", "measure 100MB at least")
+    return size
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def run(config: Config) -> Outcome:
     """
     store = Store(config)
     store.open()
-    with scratch("backup") as folder:
+    with scratch("dump") as folder:
         manifest = asyncio.run(_dump(config, store, folder / "database.dump"))
     return made(manifest, lambda: retention.let_go(config, store, KIND))
 

@@ -46,6 +46,8 @@ def let_go(config: Config, store: Store, kind: Kind) -> LetGo:
         BackupError: the store refused; what was not deleted stays for the next time.
     """
     backups = store.backups(kind)
+    if not config.may_delete:
+        backups = still_kept(backups, config.keep[kind])
     damaged = [f"{backup.manifest.id}: {backup.fault}" for backup in backups if backup.fault]
     damaged += store.unreadable(kind)
     if damaged:
@@ -62,6 +64,19 @@ def let_go(config: Config, store: Store, kind: Kind) -> LetGo:
     store.delete(*(stored.name for stored in lost))
     deleted = [backup.manifest.id for backup in verdict.expired] + [stored.name for stored in lost]
     return LetGo(good - len(verdict.expired), deleted + store.abort_unfinished(DEBRIS_AGE), damaged)
+
+
+def still_kept(backups: Sequence[Backup], keep: Keep) -> list[Backup]:
+    """Without those that the bucket's own lifecycle is letting go: too old, and some of their objects are gone already.
+
+    It deletes object by object, by the age of each, so a backup is half there for up to a day.
+    """
+    now = max((backup.stored_at for backup in backups), default=None)
+    return [
+        backup
+        for backup in backups
+        if not (backup.fault and now and now - backup.stored_at > timedelta(days=keep.days))
+    ]
 
 
 def expired(backups: Sequence[Backup], keep: Keep) -> Verdict:

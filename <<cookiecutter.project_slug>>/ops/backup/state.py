@@ -71,13 +71,15 @@ class State:
         self.kinds = {kind: self._known(kind) for kind in KINDS}
 
     def _known(self, kind: Kind) -> Known:
-        backups = self._store.backups(kind)
+        backups, keep = self._store.backups(kind), self._config.keep.get(kind)
+        if keep and not self._config.may_delete:
+            backups = retention.still_kept(backups, keep)
         good = [backup for backup in backups if not backup.fault]
         damaged = len(backups) - len(good) + len(self._store.unreadable(kind))
         if not good:
             return Known(damaged=damaged)
         last = good[-1].manifest
-        keep = self._config.keep.get(kind)
+        held = retention.expired(good, keep).warning if keep and self._config.may_delete else ""
         return Known(
             made=_moment(last),
             size=_size(good[-1]),
@@ -85,7 +87,7 @@ class State:
             seconds=last.seconds,
             kept=len(good),
             damaged=damaged,
-            held=retention.expired(good, keep).warning if keep else "",
+            held=held,
             details=last.details,
         )
 

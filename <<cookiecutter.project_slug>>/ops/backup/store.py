@@ -31,6 +31,10 @@ CHUNK = 1024 * 1024
 PART_BYTES = 32 * CHUNK
 PARTS = 10_000
 MISSING = ("NoSuchKey", "404")
+DENIED = ("AccessDenied", "403")
+MAY_NOT_DELETE = (
+    "keys that may not delete are good ones: BACKUP_DELETE=off, and a lifecycle of the bucket, docs/backup.md"
+)
 
 
 @dataclass(frozen=True)
@@ -177,7 +181,10 @@ class Store:
         try:
             for name in names:
                 self._s3.delete_object(Bucket=self._bucket, Key=self._key(name))
-        except (ClientError, BotoCoreError) as error:
+        except ClientError as error:
+            denied = error.response.get("Error", {}).get("Code") in DENIED
+            raise self._failed("delete what is too old", error, MAY_NOT_DELETE if denied else "") from error
+        except BotoCoreError as error:
             raise self._failed("delete what is too old", error) from error
 
     def listing(self, folder: str = "", *, deep: bool = True) -> list[Stored]:
@@ -342,9 +349,10 @@ class Store:
         if digest.hexdigest() != part.sha256:
             raise Damaged(f"{part.name} is not what was written: its checksum differs", "take another one: --from ID")
 
-    def _failed(self, what: str, error: Exception) -> BackupError:
+    def _failed(self, what: str, error: Exception, advice: str = "") -> BackupError:
         place = self._config.store.endpoint_url or "AWS S3"
-        return BackupError(f"could not {what} in bucket {self._bucket} at {place}: {error}", "check BACKUP_S3_…")
+        said = f"could not {what} in bucket {self._bucket} at {place}: {error}"
+        return BackupError(said, advice or "check BACKUP_S3_…")
 
 
 def _not_encrypted(name: str) -> NoKey:

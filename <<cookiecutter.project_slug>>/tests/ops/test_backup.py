@@ -3,17 +3,29 @@
 import asyncio
 import json
 import os
+import re
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import boto3
+import httpx
 import pytest
+import structlog
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from app.core.settings import Storage
 from devstack import Stack
-from ops.backup import proof
+from ops.backup import proof, retention
 from ops.backup.__main__ import cli
 from ops.backup.config import Keep
 from ops.backup.drill.frame import Drill, DrillFailed
@@ -24,6 +36,8 @@ from ops.backup.lock import only_one
 from ops.backup.postgres import Address
 from ops.backup.report import Success, write_metrics
 from ops.backup.restore import dump as restoring
+from ops.backup.retention import LetGo, Verdict
+from ops.backup.state import State
 from ops.backup.store import Store
 
 ROWS = 300
@@ -309,18 +323,94 @@ def test_one_proof_at_a_time(rehearsal: Rehearsal) -> None:
     proof.run(rehearsal.config)
 
 
-def test_keys_that_may_not_delete_are_good_keys(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BACKUP_DELETE=off: old ones stay for the bucket's own lifecycle, and nobody tries to delete them."""
-    names = [run(rehearsal.config).manifest.id for _ in range(2)]
-    rehearsal.age({names[0]: 90})
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Callable[[str], Storage]]:
+    """A store that judges every request by a policy; makes a bucket of that name, and keys under the one in docs/backup.md."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    place = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    root: dict[str, Any] = {"aws_access_key_id": "root", "aws_secret_access_key": "root", "region_name": "us-east-1"}
 
-    def never(_self: Store, *names: str) -> None:
-        raise AssertionError(f"tried to delete {names}")
+    def judge(after: str) -> None:
+        httpx.post(f"{place}/moto-api/reset-auth", content=after).raise_for_status()
 
-    monkeypatch.setattr(Store, "delete", never)
-    outcome = run(rehearsal.with_(keep={"dump": Keep(30, 1)}, may_delete=False))
-    assert outcome.let_go is not None
-    assert outcome.let_go.kept == 3
+    def make(bucket: str) -> Storage:
+        judge("inf")
+        policy, lifecycle = (json.loads(text.replace("BUCKET", bucket)) for text in documented())
+        policy["Statement"][0]["Action"].append("s3:HeadBucket")  # this store's name for a part of s3:ListBucket
+        s3 = boto3.client("s3", endpoint_url=place, **root)
+        iam: Any = boto3.client("iam", endpoint_url=place, **root)
+        s3.create_bucket(Bucket=bucket)
+        s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=lifecycle)
+        iam.create_user(UserName=bucket)
+        iam.put_user_policy(UserName=bucket, PolicyName="backup", PolicyDocument=json.dumps(policy))
+        key = iam.create_access_key(UserName=bucket)["AccessKey"]
+        judge("0")
+        secret = SecretStr(key["SecretAccessKey"])
+        return Storage(endpoint_url=place, bucket=bucket, access_key=key["AccessKeyId"], secret_key=secret)
+
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield make
+    finally:
+        server.kill()
+        server.wait()
+
+
+def documented() -> list[str]:
+    """The policy and the lifecycle of docs/backup.md."""
+    page = Path(__file__).resolve().parents[2] / "docs/backup.md"
+    return re.findall(r"```json\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_keys_that_may_not_delete_are_good_keys(
+    rehearsal: Rehearsal, guarded: Callable[[str], Storage], monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Under the documented policy a run makes its backup and fails nothing; BACKUP_DELETE=off also keeps it from trying."""
+    store = guarded(f"keys-{told}".lower())
+    config = rehearsal.with_(store=store, may_delete=not told, keep={"dump": Keep(30, 1)})
+    # As if all but the newest were old.
+    monkeypatch.setattr(retention, "expired", lambda backups, _keep: Verdict(backups[:-1]))
+    first = run(config).manifest
+    with structlog.testing.capture_logs() as logs:
+        outcome = run(config)
+    refused = [str(entry["reason"]) for entry in logs if entry["event"] == "backup_retention_failed"]
+    if told:
+        assert (refused, outcome.let_go) == ([], LetGo(2))
+    else:
+        assert len(refused) == 1
+        assert "AccessDenied" in refused[0]
+        assert "next: keys that may not delete are good ones: BACKUP_DELETE=off" in refused[0]
+        assert outcome.let_go is None
+    kept = Store(config)
+    assert [(backup.manifest.id, backup.fault) for backup in kept.backups("dump")] == [
+        (first.id, ""),
+        (outcome.manifest.id, ""),
+    ]
+    state = State(config)
+    state.refresh()
+    assert (state.kinds["dump"].kept, state.kinds["dump"].damaged, state.kinds["dump"].held) == (2, 0, "")
+    # A large one is given up without an object, and its parts are the policy's to give up as well.
+    monkeypatch.setattr("ops.backup.store.PART_BYTES", 5 * 1024 * 1024)
+
+    def breaks() -> Iterator[bytes]:
+        yield os.urandom(11 * 1024 * 1024)
+        raise Damaged("on the way")
+
+    with pytest.raises(Damaged, match="on the way"):
+        kept.write("dump/large", breaks())
+    with pytest.raises(BackupError, match="AccessDenied"):
+        kept.delete(first.name)
 
 
 def test_the_drill_can_fail(rehearsal: Rehearsal) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from ops.backup.config import Keep
 from ops.backup.manifest import Manifest, Part
-from ops.backup.retention import debris, expired
+from ops.backup.retention import debris, expired, still_kept
 from ops.backup.store import Backup, Stored
 
 NOW = datetime(2026, 11, 21, 3, tzinfo=UTC)
@@ -62,6 +62,13 @@ def test_one_made_while_the_clock_was_behind_is_not_old() -> None:
     """It came after its predecessors, so it is no older than they are."""
     backups = [backup(1, 3), backup(2, 20_000), backup(3, 1), backup(4, 0)]
     assert ids(backups, keep_last=1) == []
+
+
+def test_what_the_bucket_itself_lets_go_is_not_damaged() -> None:
+    """Its lifecycle deletes object by object; a younger one that lacks something rings."""
+    backups = [backup(1, 31, fault="its dump is missing"), backup(2, 31), backup(3, 2, fault="its dump is missing")]
+    assert [found.manifest.sequence for found in still_kept([*backups, backup(4, 0)], Keep(30, 3))] == [2, 3, 4]
+    assert still_kept([], Keep(30, 3)) == []
 
 
 def test_nothing_at_all() -> None:

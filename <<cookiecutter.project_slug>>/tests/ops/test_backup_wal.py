@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import pytest
@@ -23,7 +24,7 @@ from ops.backup.errors import Damaged
 from ops.backup.manifest import Kind, Manifest
 from ops.backup.restore import fetch
 from ops.backup.restore.feeder import Feeder
-from ops.backup.store import Store
+from ops.backup.store import Store, Stored
 from ops.backup.wal import archive
 from ops.backup.wal.archive import Archive
 from ops.backup.wal.names import Segment, Timeline, read_lsn, write_lsn
@@ -63,6 +64,47 @@ def test_the_way_to_a_timeline_leads_over_its_parents() -> None:
     assert [timeline.at(number, SIZE).timeline for number in (4, 5, 8, 9, 20)] == [1, 2, 2, 3, 3]
     assert timeline.passes(2)
     assert not timeline.passes(4)
+    # A base from beyond where its timeline was left is on no way to this one.
+    assert timeline.passes(1, read_lsn("0/5000148"))
+    assert not timeline.passes(1, read_lsn("0/5000149"))
+
+
+class Received:
+    """A store of which only the listing is asked."""
+
+    def __init__(self, *received: tuple[str, int]) -> None:
+        self._received = received
+
+    def listing(self, folder: str) -> list[Stored]:
+        """Names, and the minute at which each came."""
+        return [Stored(f"{folder}{name}.sum", 1, minute(at)) for name, at in self._received]
+
+
+def minute(number: int) -> datetime:
+    """Of an hour."""
+    return datetime(2026, 11, 21, 15, number, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("received", "bases", "at", "expected"),
+    [
+        ([], [], None, 1),
+        ([(segment(1, 3).name, 1), ("00000002.history", 5), (segment(2, 4).name, 7)], [], None, 2),
+        ([(segment(1, 3).name, 1), ("00000002.history", 5), (segment(2, 4).name, 7)], [], 4, 1),
+        # Back without a fresh backup, and lost again before a segment ended.
+        ([(segment(1, 3).name, 1), ("00000002.history", 5)], [(1, 0)], None, 2),
+        # A recovery took a number and came to nothing: the live server went on.
+        ([(segment(1, 3).name, 1), ("00000002.history", 5), (segment(1, 4).name, 7)], [], None, 1),
+        ([("00000003.history", 5), (segment(1, 4).name, 7)], [(3, 9)], None, 3),
+    ],
+)
+def test_the_live_timeline_is_the_one_that_still_wrote(
+    received: list[tuple[str, int]], bases: list[tuple[int, int]], at: int | None, expected: int
+) -> None:
+    """The highest number may be that of a recovery that never went live."""
+    known = Archive(cast("Store", Received(*received)), "7", SIZE)
+    made = [(number, minute(when)) for number, when in bases]
+    assert known.live(made, None if at is None else minute(at)) == expected
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,50 @@ def steps(drill: Drill, rehearsal: Rehearsal) -> None:
         return f"{said.partition(':')[0]}; {_compare(rehearsal, before)[0]}", None
 
     drill.step("kill -9 of a recovery in the change of names", killed_swap)
+    _without_a_fresh_backup(drill, rehearsal, moment)
+
+
+def _without_a_fresh_backup(drill: Drill, rehearsal: Rehearsal, moment: datetime) -> None:
+    """Back sooner: the backup is made while the service works, and what is written before it can be recovered too."""
+    server, live = rehearsal.stack.processes["postgres"], rehearsal.cluster
+    known = len(rehearsal.store().backups("base"))
+
+    def back_soon() -> Result:
+        server.stop()
+        words = ("restore", "base", "--into", str(live), "--force", "--no-fresh")
+        done = rehearsal.child("-m", "ops.backup", *words, "--to", moment.isoformat())
+        insist(done.returncode == 0, f"exit code {done.returncode}: {done.stdout[-600:]}")
+        insist("at once: python -m ops.backup base" in done.stdout, f"it does not say what to do: {done.stdout}")
+        insist(len(rehearsal.store().backups("base")) == known, "a backup was made all the same")
+        server.start()
+        return "up again, and told what to do at once", None
+
+    def lose_again() -> Result:
+        with rehearsal.receiving():
+            rehearsal.load()
+            rehearsal.flush()
+            written.append(rehearsal.look())
+        server.stop()
+        result = recovering.restore(rehearsal.config, live, Target(), force=True, fresh=False)
+        return f"{result.segments} files of the log, timeline {result.timeline}", result.base.size
+
+    def by_hand() -> Result:
+        with rehearsal.receiving():
+            made = bases.run(rehearsal.config).manifest
+            rehearsal.load(10)
+            rehearsal.flush()
+            written.append(rehearsal.look())
+        server.stop()
+        result = recovering.restore(rehearsal.config, live, Target(), force=True, scratch=True)
+        insist(result.base.id == made.id, f"from {result.base.id}")
+        return f"from {made.id}", made.size
+
+    written: list[Snapshot] = []
+    drill.step("recover, --no-fresh", back_soon)
+    drill.step("lose it again before any backup; to the latest", lose_again)
+    drill.step("compare every row", lambda: _compare(rehearsal, written[-1]))
+    drill.step("backup by hand, lose it again; to the latest", by_hand)
+    drill.step("compare every row", lambda: _compare(rehearsal, written[-1]))
 
 
 def _base(rehearsal: Rehearsal) -> Result:

@@ -48,7 +48,8 @@ class Disk:
             return
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
         command = ["nsenter", f"--target={process.pid}", *user, "--mount"]
-        subprocess.run([*command, "mount", "-o", f"remount,size={ROOM}", str(self.folder)], check=True)
+        # With its source named, mount adds no options of its own: among them are users that are unknown inside.
+        subprocess.run([*command, "mount", "-o", f"remount,size={ROOM}", "disk", str(self.folder)], check=True)
 
 
 @cache

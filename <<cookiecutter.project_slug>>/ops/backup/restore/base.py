@@ -22,6 +22,7 @@ import structlog
 
 from ops.backup import base as bases
 from ops.backup import physical, replication
+from ops.backup.ahead import ahead
 from ops.backup.base import Base
 from ops.backup.choose import choose
 from ops.backup.config import Config
@@ -51,7 +52,7 @@ class Target:
     Attributes:
         moment: None is the latest there is.
         before: leave out what was committed at that very microsecond.
-        timeline: follow this one; otherwise that of the base for a moment, and the newest for the latest.
+        timeline: follow this one; otherwise the one that was live at the moment.
         despite_gap: the latest that can be reached will do, where a segment of the log is lacking.
     """
 
@@ -105,8 +106,8 @@ def restore(
         wanted: id of the base; otherwise the newest one made before the moment.
         force: also where there are data; they are kept under another name.
         scratch: only to look at: no timeline is claimed in the store, and no fresh backup is made.
-        fresh: make a full backup of the result before it goes live. Without it the service is back sooner, and until one
-            is made by hand, nothing written from then on can be recovered by the log.
+        fresh: make a full backup of the result before it goes live. Without it the service is back sooner; until one is
+            made by hand, what is written from then on hangs by the older base and all of its log.
         superuser: of the cluster.
 
     Raises:
@@ -175,6 +176,9 @@ class _Work:
                 result = self._recover(cluster, tools, base, archive, feeder, seconds)
             with _timed(seconds, "checksums"):
                 _checksums(tools, cluster)
+            if not self.scratch:
+                with _timed(seconds, "to the disk"):
+                    _to_the_disk(cluster)
             kept = self._swap(cluster)
         except BaseException:
             shutil.rmtree(cluster, ignore_errors=True)
@@ -184,7 +188,7 @@ class _Work:
 
     def _unpack(self, cluster: Path, tools: Tools) -> None:
         try:
-            copy = physical.read(iter(self.store.read(self.manifest.only)), cluster)
+            copy = physical.read(ahead(self.store.read(self.manifest.only)), cluster)
         except OSError as error:
             raise BackupError(f"the copy cannot be written to {cluster}: {error}", "make room there") from error
         log.info("backup_unpacked", base=self.manifest.id, files=copy.files, bytes=copy.size)
@@ -197,10 +201,10 @@ class _Work:
     ) -> Recovered:
         settings = {"restore_command": feeder.command, "recovery_target_action": "promote"}
         moment = self.target.moment
-        timeline = self.target.timeline or (base.timeline if moment else None)
         # Named: after an earlier recovery there is a newer one, which branched off before the wanted moment.
-        settings["recovery_target_timeline"] = str(timeline) if timeline else "latest"
-        reach = _reach(archive, base, timeline)
+        timeline = _timeline(archive, self.store, base, self.target)
+        settings["recovery_target_timeline"] = str(timeline.number)
+        reach = archive.reach(base.first_segment, timeline)
         if reach.missing and not moment and not self.target.despite_gap:
             raise _gap(reach)
         to_moment = {}
@@ -285,7 +289,7 @@ class _Work:
 
 
 def _choose(store: Store, target: Target, wanted: str | None) -> Manifest:
-    if wanted or not target.moment:
+    if wanted:
         manifest = choose(store, "base", wanted)
         if target.moment and Base.of(manifest).ended_at > target.moment:
             raise BackupError(
@@ -293,24 +297,41 @@ def _choose(store: Store, target: Target, wanted: str | None) -> Manifest:
             )
         return manifest
     good = [backup.manifest for backup in store.backups("base") if not backup.fault]
-    before = [manifest for manifest in good if Base.of(manifest).ended_at <= target.moment]
-    if target.timeline:
-        before = [manifest for manifest in before if Base.of(manifest).timeline <= target.timeline] or before
+    before = [base for base in good if not target.moment or Base.of(base).ended_at <= target.moment]
     if not before:
+        if not target.moment:
+            return choose(store, "base")  # says why there is none
         oldest = f"; the oldest was made at {Base.of(good[0]).ended_at.isoformat()}" if good else ""
         raise BackupError(
             f"there is no physical backup from before {target.moment.isoformat()}{oldest}",
             "python -m ops.backup list --kind base; older days: restore dump",
         )
-    return before[-1]
+    # The newest may belong to a timeline that was left since: by a recovery to a moment before it, of which there is no base yet.
+    newest = Base.of(before[-1])
+    timeline = _timeline(Archive(store, newest.system, newest.segment_bytes), store, None, target)
+    leading = [manifest for manifest in before if _leads(Base.of(manifest), timeline, newest.system)]
+    return (leading or before)[-1]
 
 
-def _reach(archive: Archive, base: Base, timeline: int | None) -> Reach:
-    """How far the log leads from the base, on that timeline or on the newest one that comes from it."""
+def _timeline(archive: Archive, store: Store, base: Base | None, target: Target) -> Timeline:
+    """The one to follow: that which was named, or was live at the moment and comes from the base."""
     known = archive.timelines
-    from_here = [number for number, found in known.items() if found.passes(base.timeline)]
-    number = timeline or max(from_here, default=base.timeline)
-    return archive.reach(base.first_segment, known.get(number, Timeline(number)))
+    if target.timeline:
+        return known.get(target.timeline, Timeline(target.timeline))
+    made = [(Base.of(backup.manifest), backup.stored_at) for backup in store.backups("base") if not backup.fault]
+    mine = [(found.timeline, stored_at) for found, stored_at in made if found.system == archive.system]
+    number = archive.live(mine, target.moment)
+    live = known.get(number, Timeline(number))
+    return (
+        live
+        if base is None or _leads(base, live, archive.system)
+        else known.get(base.timeline, Timeline(base.timeline))
+    )
+
+
+def _leads(base: Base, timeline: Timeline, system: str) -> bool:
+    """Whether the log leads from a base to a timeline."""
+    return base.system == system and timeline.passes(base.timeline, base.end)
 
 
 def _gap(reach: Reach) -> Damaged:
@@ -408,6 +429,17 @@ def _checksums(tools: Tools, cluster: Path) -> None:
     version = [line for line in control.splitlines() if line.startswith("Data page checksum version:")]
     if version and version[0].split(":")[1].strip() != "0":
         private_server.run([str(tools.program("pg_checksums")), "--check", f"--pgdata={cluster}"])
+
+
+def _to_the_disk(cluster: Path) -> None:
+    """Wait until the disk has all of it: until here nobody waited for any file, as whatever is cut off is begun anew.
+
+    Raises:
+        BackupError: the disk could not take it.
+    """
+    done = subprocess.run(["sync", "-f", str(cluster)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackupError(f"the recovered copy could not be written to the disk: {done.stderr.strip()}", "another disk")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ The checksum in the name makes storing one twice the same as storing it once, an
 import gzip
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -75,6 +75,25 @@ class Archive:
     def newest(self) -> datetime | None:
         """When the store received the last one."""
         return max((stored.modified for several in self._names.values() for stored in several), default=None)
+
+    def live(self, bases: Iterable[tuple[int, datetime]], at: datetime | None = None) -> int:
+        """The timeline that was the live one at a moment, or is: the one of which the store received something last.
+
+        That counts its history, which a recovery stores when it takes its place, its segments, and the bases made of it. So
+        a recovery that took a number and came to nothing hides nothing: the log of the one before goes on.
+
+        Args:
+            bases: timeline of each, and when the store received it.
+            at: the moment; without it, now.
+        """
+        received = [*bases]
+        for name, several in self._names.items():
+            if match := HISTORY.fullmatch(name):
+                received += [(int(match[1], 16), stored.modified) for stored in several]
+            elif SEGMENT.fullmatch(name):
+                received += [(Segment.named(name, self._size).timeline, stored.modified) for stored in several]
+        then = [(when, number) for number, when in received if at is None or when <= at]
+        return max(then, default=(None, 1))[1]
 
     def has(self, name: str) -> bool:
         """Whether a file of this name is stored."""

@@ -90,6 +90,6 @@ class Timeline:
                 return Segment(parent, number, size)
         return Segment(self.number, number, size)
 
-    def passes(self, timeline: int) -> bool:
-        """Whether that timeline leads to this one."""
-        return timeline == self.number or any(parent == timeline for parent, _ in self.parents)
+    def passes(self, timeline: int, lsn: int = 0) -> bool:
+        """Whether that timeline leads to this one, and had not been left yet at a position."""
+        return timeline == self.number or any(parent == timeline and lsn <= left_at for parent, left_at in self.parents)
