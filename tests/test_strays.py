@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,21 @@ ABOUT_TEMPLATES = re.compile(
 
 TAG = re.compile(r"<<%.*?%>>|<<#.*?#>>|<<.*?>>", re.DOTALL)
 OWN_TAG = re.compile(r"<<%|<<#|<< ?\(?cookiecutter\b")
+
+
+@functools.cache
+def texts(project: Path) -> dict[str, str]:
+    """Every text file of a combination; what two of them share is one string."""
+    return {path: sys.intern(text) for path, text in text_files_of(project).items()}
+
+
+@functools.cache
+def found(pattern: str, text: str) -> tuple[tuple[int, str], ...]:
+    """Number and words of each line that a pattern matches; combinations share most of their files."""
+    if not re.search(pattern, text, re.IGNORECASE | re.MULTILINE):
+        return ()
+    lines = enumerate(text.splitlines(), 1)
+    return tuple((number, match[0]) for number, line in lines if (match := re.search(pattern, line, re.IGNORECASE)))
 
 
 def source_files() -> list[Path]:
@@ -114,14 +131,12 @@ def test_no_link_is_in_the_template() -> None:
 
 def test_no_tag_is_left(combinations: Combinations) -> None:
     """Neither one of ours nor one of the delimiters that other templates use for their answers."""
-    stray = re.compile(r"<<[%#]|<< ?\(?cookiecutter|[%#]>>|\{\{ ?-?\s*cookiecutter|\bcookiecutter\b", re.IGNORECASE)
+    stray = r"<<[%#]|<< ?\(?cookiecutter|[%#]>>|\{\{ ?-?\s*cookiecutter|\bcookiecutter\b"
     for answers, project in combinations:
-        for path, text in text_files_of(project).items():
-            if (match := stray.search(text)) and not (
-                match[0].lower() == "cookiecutter" and ABOUT_TEMPLATES.match(path)
-            ):
-                line = text.count("\n", 0, match.start()) + 1
-                pytest.fail(f"{name_of(answers)}: {path}:{line}: {match[0]}")
+        for path, text in texts(project).items():
+            for line, words in found(stray, text):
+                if words.lower() != "cookiecutter" or not ABOUT_TEMPLATES.match(path):
+                    pytest.fail(f"{name_of(answers)}: {path}:{line}: {words}")
 
 
 def test_no_dropped_room_is_mentioned(combinations: Combinations) -> None:
@@ -132,14 +147,13 @@ def test_no_dropped_room_is_mentioned(combinations: Combinations) -> None:
             if answers[option] in keeping:
                 continue
             pattern = re.compile(words, re.IGNORECASE)
-            for path, text in text_files_of(project).items():
+            for path, text in texts(project).items():
                 if re.fullmatch(r"requirements/.*\.txt|ops/deploy/.*/schemas/.*\.json", path):
                     continue  # what others have written
                 if pattern.search(path):
                     mentions.append(f"{option} is {answers[option]}: {path}")
-                for number, line in enumerate(text.splitlines(), 1):
-                    if match := pattern.search(line):
-                        mentions.append(f"{option} is {answers[option]}: {path}:{number}: {match[0]}")
+                for line, word in found(words, text):
+                    mentions.append(f"{option} is {answers[option]}: {path}:{line}: {word}")
     assert not mentions, "\n".join(["", *sorted(set(mentions))])
 
 
@@ -148,7 +162,7 @@ def test_the_words_of_a_room_are_there_when_it_is_chosen(combinations: Combinati
     for answers, project in combinations:
         for (option, keeping), words in WORDS.items():
             if answers[option] in keeping:
-                assert any(re.search(words, text, re.IGNORECASE) for text in text_files_of(project).values()), words
+                assert any(found(words, text) for text in texts(project).values()), words
 
 
 def test_no_folder_is_empty(combinations: Combinations) -> None:
@@ -161,7 +175,7 @@ def test_no_folder_is_empty(combinations: Combinations) -> None:
 def test_blocks_leave_no_ragged_edges(combinations: Combinations) -> None:
     """A dropped block takes its blank lines along: none at a file's ends, never three together."""
     for answers, project in combinations:
-        for path, text in text_files_of(project).items():
+        for path, text in texts(project).items():
             if is_copied(path) or path == "LICENSE":
                 continue
             where = f"{name_of(answers)}: {path}"

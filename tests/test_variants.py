@@ -36,13 +36,13 @@ def _parsed(path: str, text: str) -> None:
 
 @pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
 def test_every_combination_is_rendered_and_parsed(
-    template: Path, tmp_path: Path, python_version: str, tell: Tell
+    template: Path, spacious: Path, python_version: str, tell: Tell
 ) -> None:
     """Each of them, licences and Python versions included; a file that two bakes share is parsed once."""
     count = 0
     for answers in itertools.product(room_combinations(), CHOICES["license"]):
         chosen = {**answers[0], "license": answers[1], "python_version": python_version}
-        project = baking.bake(template, tmp_path / str(count), **chosen)
+        project = baking.bake(template, spacious / "rendered" / str(count), **chosen)
         for path, text in text_files_of(project).items():
             _parsed(path, text)
         assert f'requires-python = ">={python_version}"' in (project / "pyproject.toml").read_text()
