@@ -32,6 +32,16 @@ ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
             "tests/ops/test_kubernetes.py",
             "tests/ops/test_kubernetes_runbook.py",
         ],
+        ("paas",): [
+            "Procfile",
+            "app.json",
+            "docs/paas.md",
+            "ops/check/rooms/paas.py",
+            "ops/deploy/paas",
+            "render.yaml",
+            "tests/ops/test_paas.py",
+            "tests/system/test_paas.py",
+        ],
     },
     "example": {
         ("documents",): [

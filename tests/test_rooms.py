@@ -23,6 +23,7 @@ NAMES = {
     ): r"ops/scripts/(deploy|door|provision|release|rollback|ship)|ops/deploy/compose|compose/prod",
     ("deploy", ("ecs",)): r"(^|/|_)ecs\b",
     ("deploy", ("kubernetes",)): r"kubernetes|kustom",
+    ("deploy", ("paas",)): r"paas|Procfile|railway|heroku|^app\.json|^render\.yaml",
     ("example", ("documents",)): r"documents",
     ("object_storage", ("minio",)): r"minio",
     ("monitoring", ("prometheus", "prometheus+loki")): r"ops/.*(prometheus|alertmanager|grafana|monitoring)",

@@ -23,6 +23,7 @@ WORDS = {
     # Its name alone is where somebody explains what runs anywhere.
     ("deploy", ("ecs",)): r"\bECS\b|Fargate|cfn-lint|deploy/ecs|CloudFormation",
     ("deploy", ("kubernetes",)): r"kubectl|kustomiz|cnpg|deploy/kubernetes|docs/kubernetes|kubernetes\.md",
+    ("deploy", ("paas",)): r"heroku|railway|onrender|render\.yaml|procfile|deploy/paas|docs/paas|paas\.md",
     ("example", ("documents",)): (
         # Error documents are something else, and so is what documents an error.
         r"(?<!error )(?<!problem )(?<!that )\bdocuments\b|DOCUMENTS_|DocumentsSettings|\bbeautifulsoup4?\b"

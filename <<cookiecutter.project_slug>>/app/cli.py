@@ -86,7 +86,7 @@ def metrics_directory() -> Iterator[None]:
 @cli.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(envvar="PORT", help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(help="Processes; 0 means HTTP_WORKERS.")] = 0,
     reload: Annotated[bool, typer.Option(help="Start again when the code changes.")] = False,
 ) -> None:

@@ -50,6 +50,9 @@ class Process:
     def open(self, **_: Any) -> None:
         """After the fork: nothing that holds a socket may be shared with the parent."""
         signal.signal(GIVE_BACK, self.give_back)
+        # Some platforms tell every process at once to stop. The main one is who decides: it lets us end what we have
+        # begun (`Drain`), and we never outlive it. Not SIG_IGN, which programs that a task starts would inherit.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         self._runner = asyncio.Runner()
         self._opened = open_resources(self._settings)
         self._resources = self._runner.run(self._opened.__aenter__())
@@ -159,10 +162,11 @@ class Drain:
         self._worker = sender
         signals.worker_shutting_down.connect(self.begin, weak=False)
 
-    def begin(self, **_: Any) -> None:
-        """Celery takes nothing new from here on and waits for what runs, for ever if need be."""
-        log.info("worker_drains", seconds=self._seconds)
-        timer = threading.Timer(self._seconds, self.end)
+    def begin(self, how: str = "Warm", **_: Any) -> None:
+        """Celery takes nothing new from here on and waits for what runs, for ever if need be; not when it is in a hurry."""
+        seconds = self._seconds if how == "Warm" else 0.0
+        log.info("worker_drains", seconds=seconds)
+        timer = threading.Timer(seconds, self.end)
         timer.daemon = True  # all tasks may be done much earlier
         timer.start()
 

@@ -1,7 +1,8 @@
 """What surrounds every request, as plain ASGI: one wrapper costs 3,000 instructions, a `BaseHTTPMiddleware` 571,000.
 
-From the outside in: `Edge` (request id, security headers, access log, metrics), `KnownHosts`, `Cors`, `PerClient` (where
-set), `LastResort`, and then the application. A request passes at its fullest: see docs/architecture.md.
+From the outside in: `NamedClient` (where set), `Edge` (request id, security headers, access log, metrics), `KnownHosts`,
+`HttpsOnly`, `Cors`, `PerClient` (each where set), `LastResort`, and then the application. A request passes at its fullest: see
+docs/architecture.md.
 """
 
 import re
@@ -9,7 +10,9 @@ import sys
 import time
 from asyncio import CancelledError
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from uuid import uuid4
 
 import structlog
@@ -50,6 +53,10 @@ def middleware(settings: Settings) -> list[Middleware]:
         Middleware(Edge, hsts=settings.production, access_log=settings.log.format == "json"),
         Middleware(KnownHosts, hosts=settings.allowed_hosts),
     ]
+    if settings.http.client_header:
+        stack.insert(0, Middleware(NamedClient, header=settings.http.client_header))
+    if settings.http.https_only:
+        stack.append(Middleware(HttpsOnly))
     if settings.http.cors_origins:
         stack.append(Middleware(Cors, origins=settings.http.cors_origins))
     if settings.limits.per_client:
@@ -81,6 +88,20 @@ def security_headers(hsts: bool) -> list[tuple[bytes, bytes]]:
     if hsts:
         headers.append((b"strict-transport-security", b"max-age=63072000; includeSubDomains"))
     return headers
+
+
+class NamedClient:
+    """Takes the client's address from the header in which what stands in front always names it; nonsense is left aside."""
+
+    def __init__(self, app: ASGIApp, header: str) -> None:
+        self.app = app
+        self._header = header.lower().encode()
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] != "lifespan" and (named := _header(scope, self._header)):
+            with suppress(ValueError):
+                scope["client"] = (str(ip_address(named.decode("latin-1").strip())), 0)
+        return self.app(scope, receive, send)
 
 
 class Edge:
@@ -204,6 +225,22 @@ class KnownHosts:
         if scope["type"] == "websocket":
             return send({"type": "websocket.close", "code": 1008})
         return _answer(send, 421, "misdirected_request", "This server does not answer to that name.")
+
+
+class HttpsOnly:
+    """Sends a client to HTTPS who came without it. Whoever names no protocol is a probe from within the platform."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "lifespan" or _header(scope, b"x-forwarded-proto") != b"http":
+            return self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            return send({"type": "websocket.close", "code": 1008})
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        place = b"https://" + _header(scope, b"host") + scope["raw_path"] + query
+        return _answer(send, 308, "https_only", "Come by HTTPS.", [(b"location", place)])
 
 
 class Cors(CORSMiddleware):

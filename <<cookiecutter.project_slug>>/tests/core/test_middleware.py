@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from app.core.middleware import KnownHosts
+from app.core.middleware import HttpsOnly, KnownHosts
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -221,6 +221,52 @@ class TestHosts:
 
         scope = {"type": "websocket", "headers": [(b"host", b"evil.example.com")]}
         await KnownHosts(application, ["localhost"])(scope, receive, send)
+        assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+class TestBehindSomethingElse:
+    """Where no nginx stands in front."""
+
+    async def test_the_client_is_whom_the_header_names(self, build: Build) -> None:
+        """Limits count by it, however often it is written otherwise elsewhere; and nonsense names nobody."""
+        client = build(HTTP_CLIENT_HEADER="X-Real-IP", LIMITS_PER_CLIENT=1, LIMITS_PER_USER=0)
+
+        async def statuses(*names: str) -> list[int]:
+            return [
+                (await client.get("/nothing", headers={"X-Real-IP": name, "X-Forwarded-For": str(number)})).status_code
+                for number, name in enumerate(names)
+            ]
+
+        assert await statuses("198.51.100.7", "198.51.100.7", "198.51.100.8") == [404, 429, 404]
+        assert await statuses("2001:db8::1", "2001:0db8:0::1", "2001:db8:1::1") == [404, 429, 404]
+        assert await statuses("nonsense", "other nonsense") == [404, 429]
+
+    async def test_without_https_everybody_is_sent_there(self, build: Build) -> None:
+        """With the same path and query; a probe names no protocol and is answered."""
+        client = build(HTTP_HTTPS_ONLY="true")
+        for method in ("GET", "POST"):
+            plain = await client.request(method, "/health%20?a=1&b=%2F", headers={"X-Forwarded-Proto": "http"})
+            assert (plain.status_code, plain.headers["location"]) == (308, "https://localhost/health%20?a=1&b=%2F")
+        assert (await client.get("/health", headers={"X-Forwarded-Proto": "https"})).status_code == 200
+        assert (await client.get("/health")).status_code == 200
+        forged = await client.get("/health", headers={"X-Forwarded-Proto": "http", "Host": "evil.example.com"})
+        assert forged.status_code == 421
+
+    async def test_a_websocket_without_https_is_closed(self) -> None:
+        """It has no status to answer with."""
+        sent: list[Any] = []
+
+        async def application(*_: Any) -> None:
+            raise AssertionError("reached")
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        scope = {"type": "websocket", "headers": [(b"x-forwarded-proto", b"http")]}
+        await HttpsOnly(application)(scope, receive, send)
         assert sent == [{"type": "websocket.close", "code": 1008}]
 
 

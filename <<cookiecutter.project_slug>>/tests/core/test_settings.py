@@ -167,7 +167,19 @@ def test_addresses_win_over_parts_and_secrets_are_quoted(bare: pytest.MonkeyPatc
     bare.setenv("CACHE_URL", "rediss://:p@cache.example.com:6380/1")
     settings = load_settings()
     assert settings.database.dsn() == "postgresql://u:p@db.example.com/x?sslmode=verify-full"
-    assert settings.cache.address() == "rediss://:p@cache.example.com:6380/1"
+    assert settings.cache.address() == "rediss://:p@cache.example.com:6380/1?ssl_cert_reqs=required"
+
+
+def test_a_certificate_is_checked_unless_somebody_says_otherwise(bare: pytest.MonkeyPatch) -> None:
+    """Celery, told nothing, would believe whoever answers. What the address itself says wins."""
+    bare.setenv("BROKER_URL", "rediss://:p@broker.example.com:6380")
+    assert load_settings().broker.address() == "rediss://:p@broker.example.com:6380?ssl_cert_reqs=required"
+    bare.setenv("BROKER_TLS_VERIFY", "off")
+    assert load_settings().broker.address() == "rediss://:p@broker.example.com:6380?ssl_cert_reqs=none"
+    bare.setenv("BROKER_URL", "rediss://broker/0?db=1&ssl_cert_reqs=optional")
+    assert load_settings().broker.address() == "rediss://broker/0?db=1&ssl_cert_reqs=optional"
+    bare.setenv("BROKER_URL", "redis://broker/0")
+    assert load_settings().broker.address() == "redis://broker/0"
 
 
 def test_faults_are_said_all_at_once(bare: pytest.MonkeyPatch) -> None:

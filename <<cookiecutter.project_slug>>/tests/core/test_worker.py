@@ -211,13 +211,20 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.parametrize("told", ["the main process", "every process"])
 async def test_a_worker_lets_its_tasks_end(
-    resources: "Resources", probe: ModuleType, work: "Callable[..., Service]", eventually: Until
+    resources: "Resources", probe: ModuleType, work: "Callable[..., Service]", eventually: Until, told: str
 ) -> None:
-    """SIGTERM, as at a deploy: what runs is done, nothing new is begun, and the process ends by itself."""
+    """SIGTERM, as at a deploy: what runs is done, nothing new is begun, and the process ends by itself.
+
+    Also where the platform tells every process at once.
+    """
     service = work(1)
     await ask(resources, probe.wait, "running", "waiting")
     await eventually(lambda: said(resources, probe.BEGUN))
+    if told == "every process":
+        for child in children(service.process.pid):
+            os.kill(child, signal.SIGTERM)
     service.process.terminate()
     await eventually(lambda: "Warm shutdown" in service.log.read_text() or service.process.poll() is None)
     await resources.cache.redis.set(probe.GATE, 1)

@@ -31,7 +31,16 @@ class Http(BaseModel):
         default=None, ge=1, description="API processes, about one per core. Empty: 1 in development, 2 elsewhere."
     )
     trusted_proxies: CommaList = Field(
-        default=("127.0.0.1",), description="Addresses whose X-Forwarded-For is believed: where nginx connects from."
+        default=("127.0.0.1",),
+        description="Addresses and networks whose X-Forwarded-For is believed: where nginx connects from. * takes its first entry, which a proxy that only appends lets anybody write.",
+    )
+    client_header: str = Field(
+        default="",
+        description="Header in which whatever stands in front names the client, always by itself: X-Real-IP, CF-Connecting-IP. Empty: X-Forwarded-For.",
+    )
+    https_only: bool = Field(
+        default=False,
+        description="Send clients to HTTPS that came without it, by X-Forwarded-Proto. nginx does that; elsewhere not everything in front does.",
     )
     docs: bool | None = Field(
         default=None, description="Serve /docs and /openapi.json. Empty: everywhere but in production."

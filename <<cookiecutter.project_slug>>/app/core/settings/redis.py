@@ -1,11 +1,20 @@
 """The two Redis servers."""
 
 from collections.abc import Mapping
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, Field, SecretStr
 
 from app.core.settings.base import NO_SECRET, secret
+
+
+def _with_trust(url: str, *, checked: bool) -> str:
+    """The address with what is to be thought of the server's certificate, unless it says so itself."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss" or "ssl_cert_reqs" in parts.query:
+        return url
+    wish = f"ssl_cert_reqs={'required' if checked else 'none'}"  # said nothing, Celery would not check
+    return urlunsplit(parts._replace(query="&".join(filter(None, (parts.query, wish)))))
 
 
 class _Redis(BaseModel):
@@ -16,7 +25,7 @@ class _Redis(BaseModel):
         assert isinstance(url, SecretStr)
         assert isinstance(password, SecretStr)
         if url.get_secret_value():
-            return url.get_secret_value()
+            return _with_trust(url.get_secret_value(), checked=bool(fields["tls_verify"]))
         return f"redis://:{quote(password.get_secret_value(), safe='')}@{fields['host']}:{fields['port']}/0"
 
 
@@ -26,6 +35,10 @@ class Cache(_Redis):
     url: SecretStr = Field(
         default=NO_SECRET,
         description="Whole address of a managed Redis: rediss://:password@host:6379/0. Empty: made of the parts below.",
+    )
+    tls_verify: bool = Field(
+        default=True,
+        description="Check the certificate of a rediss:// address. off: encrypted, but whoever answers is believed; only for a provider whose certificates nobody vouches for.",
     )
     host: str = Field(default="127.0.0.1", description="Name or address of the server.")
     port: int = Field(default=6379, description="Port of the server.")
@@ -41,6 +54,10 @@ class Broker(_Redis):
     url: SecretStr = Field(
         default=NO_SECRET,
         description="Whole address of a managed Redis with maxmemory-policy noeviction. Empty: made of the parts below.",
+    )
+    tls_verify: bool = Field(
+        default=True,
+        description="Check the certificate of a rediss:// address. off: encrypted, but whoever answers is believed; only for a provider whose certificates nobody vouches for.",
     )
     host: str = Field(default="127.0.0.1", description="Name or address of the server.")
     port: int = Field(default=6380, description="Port of the server.")
