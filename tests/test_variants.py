@@ -150,6 +150,7 @@ def test_workflows_of_deploys_differ_in_the_one_step(template: Path) -> None:
         return dict(read)
 
     assert jobs(".rooms/deploy/kubernetes") == jobs(".")
+    assert jobs(".rooms/deploy/paas") == jobs(".")
 
 
 def test_names_are_the_answers(bake: Callable[..., Path]) -> None:

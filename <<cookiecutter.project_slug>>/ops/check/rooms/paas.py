@@ -140,7 +140,7 @@ def railway(root: Path) -> Platform:
     pairs = (
         line.split("=", 1) for line in (folder / "variables.env").read_text("utf-8").splitlines() if line[:1] != "#"
     )
-    variables = {name: None if value == "ASK" or "${{" in value else value for name, value in pairs}
+    variables = {name: None if not value or "${{" in value else value for name, value in pairs}
     parts = {}
     for path in sorted(folder.glob("*.json")):
         deploy = json.loads(path.read_text("utf-8"))["deploy"]
@@ -229,7 +229,11 @@ def _faults_of_variables(platform: str, part: Part, known: frozenset[str]) -> It
 
 def schemas(root: Path) -> Findings:
     """What the schema of each platform finds in its files."""
-    files = {"heroku": ["app.json"], "render": ["render.yaml"], "railway": sorted((root / FOLDER).glob("railway/*.json"))}
+    files: dict[str, list[str | Path]] = {
+        "heroku": ["app.json"],
+        "render": ["render.yaml"],
+        "railway": [*sorted((root / FOLDER).glob("railway/*.json"))],
+    }
     found = [
         findings(run(root, ["check-jsonschema", "--schemafile", FOLDER / f"schemas/{name}.json", *paths]))
         for name, paths in files.items()

@@ -1,0 +1,1 @@
+"""The Procfile as it stands, started as a platform would: without nginx, behind a router."""
