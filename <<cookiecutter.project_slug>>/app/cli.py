@@ -164,20 +164,34 @@ def beat(
         app.start(["--quiet", "beat", f"--schedule={schedule}", f"--loglevel={celery_level(settings)}", "--pidfile="])
 
 
+@contextmanager
+def on_the_database(command: str) -> Iterator[Settings]:
+    """Settings for a command of migrations, and one line instead of a traceback where there is no database, or an older one."""
+    import asyncpg
+    from alembic.util import CommandError
+
+    from app.core.logging import configure_logging
+
+    settings = _settings()
+    configure_logging(settings, "migrate")
+    try:
+        yield settings
+    except (OSError, asyncpg.PostgresError) as error:  # from connecting; what a migration does wrong has other types
+        reason = str(error) or "no answer in time"
+        hint = "; is `make dev` running in another terminal?" if settings.environment == "development" else ""
+        raise fail(f"{command}: the database does not let us in: {reason}{hint}") from error
+    except CommandError as error:  # Alembic's word for what cannot be done
+        hint = " Bring it there first: make migrate" if "not up to date" in str(error) else ""
+        raise fail(f"{command}: {error}{hint}") from error
+
+
 @cli.command()
 def migrate() -> None:
     """Bring the database to the newest migrations; safe to run from several places at once."""
-    import asyncpg
-
-    from app.core.logging import configure_logging
     from app.core.migrations import upgrade
 
-    configure_logging(_settings(), "migrate")
-    try:
+    with on_the_database("migrate"):
         upgrade()
-    except (OSError, asyncpg.PostgresError) as error:  # from connecting; what a migration does wrong has other types
-        reason = str(error) or "no answer in time"
-        raise fail(f"migrate: the database does not let us in: {reason}") from error
 
 
 @cli.command()
@@ -191,19 +205,18 @@ def migration(
 
     if feature not in ("core", *FEATURES) or not message:
         raise fail(f'usage: make migration feature={"|".join(("core", *FEATURES))} m="what it does"')
-    _settings()
-    new_revision(feature, message)
+    with on_the_database("migration"):
+        new_revision(feature, message)
 
 
 @cli.command()
 def take_back(feature: Annotated[str, typer.Option(help="The feature that is about to be deleted.")]) -> None:
     """Undo a feature's migrations: its tables go, with all that is in them. While the code still has it."""
     from app.core import migrations
-    from app.core.logging import configure_logging
 
-    configure_logging(_settings(), "migrate")
     try:
-        migrations.take_back(feature)
+        with on_the_database("take-back"):
+            migrations.take_back(feature)
     except LookupError as error:
         raise fail(
             f"take-back: no feature {feature or '(which?)'} has migrations; make take-back feature=billing"

@@ -352,7 +352,7 @@ class Store:
     def _failed(self, what: str, error: Exception, advice: str = "") -> BackupError:
         place = self._config.store.endpoint_url or "AWS S3"
         said = f"could not {what} in bucket {self._bucket} at {place}: {error}"
-        return BackupError(said, advice or "check BACKUP_S3_…")
+        return BackupError(said, advice or "check BACKUP_S3_…; on a desk, `make dev` has the store and has to run")
 
 
 def _not_encrypted(name: str) -> NoKey:

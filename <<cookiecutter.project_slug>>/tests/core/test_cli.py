@@ -131,3 +131,18 @@ def test_serve_stops_when_asked_and_leaves_nothing(
     assert time.monotonic() - began < 10
     assert not list(tmp_path.glob("metrics-*"))
     assert "Traceback" not in service.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("migrate",), ("migration", "--feature", "core", "--message", "x")],
+    ids=lambda command: command[0],
+)
+def test_without_a_database_one_line_says_so(environment: dict[str, str], command: tuple[str, ...]) -> None:
+    """The first thing that somebody new meets: the stack does not run yet."""
+    away = {name: value for name, value in environment.items() if name != "DATABASE_URL"}
+    result = cli({**away, "DATABASE_HOST": "127.0.0.1", "DATABASE_PORT": "1", "ENVIRONMENT": "development"}, *command)
+    assert result.returncode == 1
+    assert f"{command[0]}: the database does not let us in" in result.stderr
+    assert "is `make dev` running" in result.stderr
+    assert "Traceback" not in result.stderr
