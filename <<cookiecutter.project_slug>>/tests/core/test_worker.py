@@ -26,7 +26,7 @@ from tests.core.asking import ask, left, said
 if TYPE_CHECKING:
     from app.core.resources import Resources
     from app.core.settings import Settings
-    from tests.core.conftest import RunService, Service
+    from tests.core.conftest import RunService, Service, Without
 
 Until = Callable[..., Any]
 
@@ -138,6 +138,49 @@ async def test_a_worker_may_serve_some_queues_alone(
     await eventually(lambda: said(resources, probe.DONE))
     assert await said(resources, probe.DONE) == ["critical"]
     assert await resources.broker.redis.llen("low") == 1
+
+
+async def test_a_broker_that_goes_away_ends_no_worker(
+    resources: "Resources",
+    probe: ModuleType,
+    work: "Callable[..., Service]",
+    without: "Without",
+    eventually: Until,
+) -> None:
+    """With a task in hand: it is done once, and the same worker takes the next ones.
+
+    A worker listens on two connections, its own and the reserve's. When it sees the reserve's break first, Celery fails to
+    close the channel of the other one, tries again when it has forgotten the address, and what is in hand could not be
+    given back: that ended the worker. It is held still meanwhile, so that it sees them break in this order.
+    """
+    service = work(2)
+    await ask(resources, probe.wait, "in hand")
+    await eventually(lambda: said(resources, probe.BEGUN))
+    redis = resources.broker.redis
+
+    async def listening() -> list[dict[str, str]]:
+        return [client for client in await redis.client_list() if client["cmd"] == "brpop" and "b" in client["flags"]]
+
+    async def both_listen() -> bool:
+        return len(await listening()) == 2
+
+    await eventually(both_listen)
+    service.process.send_signal(signal.SIGSTOP)
+    # The reserve names one queue, the worker all of them.
+    for client in sorted(await listening(), key=lambda client: int(client["argv-mem"])):
+        assert await redis.client_kill_filter(_id=client["id"]) == 1
+    with without("broker"):
+        service.process.send_signal(signal.SIGCONT)
+        await eventually(lambda: "Trying again" in service.log.read_text() or service.process.poll() is not None)
+    assert service.process.poll() is None, service.log.read_text()
+    await resources.cache.redis.set(probe.GATE, 1)
+    await ask(resources, probe.note_critical, "afterwards")
+
+    async def both_done() -> bool:
+        return len(await said(resources, probe.DONE)) == 2
+
+    await eventually(both_done)
+    assert sorted(await said(resources, probe.DONE)) == ["afterwards", "in hand"]
 
 
 async def test_killed_in_mid_task(
