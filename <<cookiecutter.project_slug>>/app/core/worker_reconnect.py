@@ -6,7 +6,7 @@ from typing import Any
 from celery.worker.consumer import Consumer
 
 
-class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery's has no types
+class ReconnectingConsumer(Consumer):
     """Celery's consumer, whose broken channels still know where the broker is.
 
     Celery 5.7 closes a broken connection twice, and the second time it has forgotten the broker's address. A channel that
@@ -16,7 +16,8 @@ class ReconnectingConsumer(Consumer):  # type: ignore[misc]  # Celery's has no t
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Called when the connection is lost, before it is made anew."""
-        for channel in self.connection.transport.channels:
+        connection: Any = self.connection
+        for channel in connection.transport.channels:
             # Only readers ask for an asynchronous one, and nothing is read from a broken channel.
             channel._connparams = partial(_same, channel._connparams())
         super().on_connection_error_after_connected(exc)
