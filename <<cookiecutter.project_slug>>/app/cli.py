@@ -514,7 +514,7 @@ async def _say_standing(resources: "Resources") -> bool:
 
 def _models() -> "MetaData":
     """The tables of all features."""
-    from app.core import audit, messages, outbox  # noqa: F401  # core's own tables
+    from app.core import audit, messages, outbox, sign_outs  # noqa: F401  # core's own tables
     from app.core.db import Base
 
     modules("models")

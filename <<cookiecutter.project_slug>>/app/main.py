@@ -63,12 +63,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             metrics.note_build(settings)
             if tracing:
                 tracing.instrument(resources)
-            watching = asyncio.create_task(metrics.watch(resources))
+            watching = [asyncio.create_task(one) for one in (metrics.watch(resources), resources.sign_outs.watch())]
             loading = asyncio.create_task(resources.storage.load())  # the first question about health should not pay
             announce("started", settings=redacted(settings))
             yield
             announce("stopping")
-            watching.cancel()
+            for one in watching:
+                one.cancel()
             await loading
         if tracing:
             await tracing.close()

@@ -19,7 +19,7 @@ from celery import Celery, signals
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.core import audit, idempotency, messages, metrics
+from app.core import audit, idempotency, messages, metrics, sign_outs
 from app.core.logging import announce, configure_logging
 from app.core.resources import Resources, open_resources
 from app.core.settings import Settings, load_settings, redacted
@@ -93,7 +93,7 @@ class Process:
 def tasks() -> list[Task[Any]]:
     """Every task of core and of the features."""
     found = [value for module in modules("tasks") for value in vars(module).values() if isinstance(value, Task)]
-    return [sweep_outbox, audit.prune, idempotency.prune, *messages.TASKS, *found]
+    return [sweep_outbox, audit.prune, idempotency.prune, sign_outs.prune, *messages.TASKS, *found]
 
 
 def create_worker(settings: Settings | None = None, service: str = "worker", reserved: int = 0) -> Celery:
@@ -116,6 +116,7 @@ def create_worker(settings: Settings | None = None, service: str = "worker", res
     entries = {
         "sweep": Periodic(sweep_outbox, timedelta(seconds=settings.tasks.sweep_seconds)),
         "prune_audit": Periodic(audit.prune, timedelta(days=1)),
+        "prune_sign_outs": Periodic(sign_outs.prune, timedelta(hours=1)),
         "prune_answers": Periodic(idempotency.prune, timedelta(hours=1)),
     }
     entries.update(messages.periodic(settings))

@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.core import audit, idempotency, messages, outbox  # noqa: F401  # core's own tables belong to Base.metadata as well
+from app.core import audit, idempotency, messages, outbox, sign_outs  # noqa: F401  # core's own tables belong to Base.metadata as well
 from app.core.db import Base
 from app.core.encryption import Sealed
 from app.core.migrations import UNLESS_NEWER, known_revisions

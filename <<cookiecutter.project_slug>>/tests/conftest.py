@@ -102,6 +102,7 @@ async def resources(opened: "Resources") -> "AsyncIterator[Resources]":
     async with opened.db.transaction() as session:
         if tables := await session.scalar(written, {"names": emptied}):
             await session.execute(text(f"TRUNCATE {tables} CASCADE"))
+    opened.limiter.forget()
     await opened.cache.redis.flushall()
     await opened.broker.redis.flushall()
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.errors import Forbidden, NotFound, Unauthorized, problem_responses
 from app.core.rate_limit import per_user
-from app.core.security import PRINCIPAL, Principal, Role, bearer_of, current_user, principal_of
+from app.core.security import PRINCIPAL, InvalidToken, Principal, Role, bearer_of, current_user, principal_of
 
 
 class Access(StrEnum):
@@ -154,6 +154,8 @@ def _put_before(route: BaseRoute, access: Access) -> None:
 async def _signed_in(scope: Scope) -> Principal:
     resources = scope["app"].state.resources
     principal = principal_of(resources.settings.auth, scope)
+    if principal.session in resources.sign_outs:
+        raise InvalidToken
     scope[PRINCIPAL] = principal
     if resources.settings.limits.per_user:
         await resources.limiter.take(per_user(resources.settings.limits), str(principal.id))

@@ -144,6 +144,10 @@ class Limiter:
         finally:
             held.waiting -= 1
 
+    def forget(self) -> None:
+        """What this process holds back, or refuses, counts no longer; Redis is asked again."""
+        self._held.clear()
+
     async def _fetch(self, limit: Limit, who: str, held: _Held, ask: int) -> None:
         """Ask for so many, and spend one of them."""
         now = time.monotonic()

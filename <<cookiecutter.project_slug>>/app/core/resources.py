@@ -15,6 +15,7 @@ from app.core.encryption import IN_SESSION, Encryption
 from app.core.events import Events
 from app.core.rate_limit import Limiter
 from app.core.settings import Settings
+from app.core.sign_outs import SignOuts
 from app.core.storage import Storage
 from app.core.tasks import Publisher
 
@@ -64,6 +65,7 @@ class Resources:
     embedder: Embedder
     answerer: Answerer
     encryption: Encryption
+    sign_outs: SignOuts
 
     @property
     def checked(self) -> tuple[Checked, ...]:
@@ -95,7 +97,18 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         answerer = create_answerer(settings.ai)
         stack.push_async_callback(answerer.close)
         yield Resources(
-            settings, db, cache, events, limiter, broker, storage, publisher, embedder, answerer, encryption
+            settings,
+            db,
+            cache,
+            events,
+            limiter,
+            broker,
+            storage,
+            publisher,
+            embedder,
+            answerer,
+            encryption,
+            SignOuts(db, settings.auth),
         )
 
 

@@ -2,7 +2,7 @@
 
 Core only makes and reads tokens; who gets one is the business of a feature, or of an outside identity provider whose
 public keys are set. A token is stateless: whoever has one is who it says for as long as it lives, which is why that is
-short.
+short. Only those of a session that has ended are refused sooner (`sign_outs`).
 """
 
 import time
@@ -36,10 +36,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The person behind a request, as the token tells: features know an owner by this id alone."""
+    """The person behind a request, as the token tells: features know an owner by this id alone.
+
+    Attributes:
+        session: the sign-in that the token is from; empty where it does not say.
+    """
 
     id: UUID
     roles: frozenset[str]
+    session: str = ""
 
 
 class InvalidToken(Unauthorized):
@@ -65,6 +70,7 @@ def issue_token(settings: Auth, principal: Principal) -> tuple[str, int]:
         "iss": issuer_of(settings),
         "aud": settings.audience,
         "jti": uuid4().hex,
+        **({"sid": principal.session} if principal.session else {}),
     }
     headers = {"kid": key.id, "typ": settings.token_types[0]}
     return jwt.encode(claims, key.signing, algorithm=key.algorithm, headers=headers), seconds
@@ -90,7 +96,8 @@ def read_token(settings: Auth, token: str) -> Principal:
             audience=settings.audience,
             options={"require": _REQUIRED_CLAIMS},
         )
-        return Principal(_identity(settings, claims["sub"]), frozenset(claims.get(settings.roles_claim, ())))
+        roles = frozenset(claims.get(settings.roles_claim, ()))
+        return Principal(_identity(settings, claims["sub"]), roles, str(claims.get("sid", "")))
     except (jwt.InvalidTokenError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise InvalidToken from error
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.system.conftest import NewClient
-from tests.system.helpers import assert_problem
+from tests.system.helpers import assert_problem, eventually
 
 MEGABYTE = 1024 * 1024
 
@@ -68,6 +68,14 @@ def test_a_person_registers_signs_in_and_sees_themselves(new_person: Callable[[]
         assert me.status_code == 200
         assert me.json()["email"] == person.email
         assert "password" not in me.text
+
+
+def test_an_access_token_ends_with_its_session(person: Person) -> None:
+    """Every process hears of it within seconds, long before the token expires."""
+    assert person.client.post("/api/v1/accounts/sign-out-everywhere").status_code == 204
+    eventually(
+        lambda: person.client.get("/api/v1/accounts/sessions"), lambda answer: answer.status_code == 401, "refused"
+    )
 
 
 def test_an_address_registers_once(person: Person) -> None:

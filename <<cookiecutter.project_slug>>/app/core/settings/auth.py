@@ -59,6 +59,12 @@ class Auth(BaseModel):
     )
     roles_claim: str = Field(default="roles", min_length=1, description="The claim that lists a person's roles.")
     access_token_minutes: int = Field(default=30, ge=1, le=1440, description="Life of an access token.")
+    sign_out_seconds: float = Field(
+        default=2,
+        ge=0.05,
+        le=300,
+        description="How often each process looks which sessions have ended: so long somebody who is signed out or switched off may get in with an access token.",
+    )
 
     @field_validator("private_key")
     @classmethod

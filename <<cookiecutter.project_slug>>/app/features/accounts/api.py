@@ -87,13 +87,13 @@ async def refresh(body: Refresh, resources: AppResources, response: Response) ->
 
 @router.post("/sign-out", status_code=204, summary="Sign out")
 async def sign_out(body: Refresh, resources: AppResources) -> None:
-    """Ends the session of this refresh token. Its access token lives on until it expires."""
+    """Ends the session of this refresh token, and its access token within seconds."""
     await sessions.sign_out(resources, body.refresh_token.get_secret_value())
 
 
 @router.post("/sign-out-everywhere", status_code=204, summary="Sign out every device")
 async def sign_out_everywhere(user: CurrentUser, resources: AppResources) -> None:
-    """Ends all your sessions. Access tokens live on until they expire."""
+    """Ends all your sessions, and their access tokens within seconds."""
     async with resources.db.transaction() as session:
         await service.sign_out_everywhere(session, user.id)
     await resources.events.disconnect(user.id)
@@ -199,14 +199,13 @@ async def people(
 @router.patch("/people/{user_id}", summary="Change what somebody may do", responses=problem_responses(404, 409))
 async def change_person(user_id: UUID, body: PersonChange, user: CurrentUser, resources: AppResources) -> Person:
     """Roles, and whether they may sign in at all. For superusers, and not for oneself."""
-    async with resources.db.transaction() as session:
-        changed = await service.change_person(session, user.id, user_id, body.roles, body.active)
-    return Person.model_validate(changed)
+    return Person.model_validate(await service.change_person(resources, user.id, user_id, body.roles, body.active))
 
 
 def _tokens(resources: AppResources, response: Response, renewed: Renewed) -> Tokens:
     user = renewed.user
-    access, seconds = issue_token(resources.settings.auth, Principal(user.id, frozenset(user.roles)))
+    principal = Principal(user.id, frozenset(user.roles), str(renewed.session_id))
+    access, seconds = issue_token(resources.settings.auth, principal)
     response.headers["Cache-Control"] = "no-store"
     return Tokens(
         access_token=access, expires_in=seconds, refresh_token=renewed.token, refresh_expires_in=renewed.seconds

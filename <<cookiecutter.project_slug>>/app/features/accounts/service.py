@@ -232,16 +232,27 @@ async def newest(session: AsyncSession, limit: int) -> Sequence[User]:
 
 
 async def change_person(
-    session: AsyncSession, actor: UUID, user_id: UUID, roles: Collection[Role] | None, active: bool | None
+    resources: Resources, actor: UUID, user_id: UUID, roles: Collection[Role] | None, active: bool | None
 ) -> User:
-    """Change what somebody may do. Whoever is switched off, or loses a role, is signed out.
-
-    Access tokens are not asked for again: what they say holds for up to AUTH_ACCESS_TOKEN_MINUTES more.
+    """Change what somebody may do. Whoever is switched off, or loses a role, is signed out, from their sockets too.
 
     Raises:
         NotFound: there is nobody with this id.
         NotYourself: it is the actor.
     """
+    async with resources.db.transaction() as session:
+        user, lost = await _change_person(session, actor, user_id, roles, active)
+        if lost:
+            await sessions.end_all(session, user.id)
+    if lost:
+        await resources.events.disconnect(user.id)
+    return user
+
+
+async def _change_person(
+    session: AsyncSession, actor: UUID, user_id: UUID, roles: Collection[Role] | None, active: bool | None
+) -> tuple[User, bool]:
+    """Who it is, and whether they may do less than before."""
     user = await session.get(User, user_id, with_for_update=True)
     if user is None:
         raise NotFound
@@ -258,9 +269,7 @@ async def change_person(
         lost = lost or not active
         record(session, "accounts.activated" if active else "accounts.deactivated", actor=actor, subject=str(user.id))
         user.active = active
-    if lost:
-        await sessions.end_all(session, user.id)
-    return user
+    return user, lost
 
 
 async def create_superuser(resources: Resources, email: str, password: str) -> bool:

@@ -20,6 +20,7 @@ from app.core.audit import record
 from app.core.errors import NotFound, Unauthorized
 from app.core.logging import client_address
 from app.core.resources import Resources
+from app.core.sign_outs import note_ended
 from app.features.accounts.models import RefreshToken, SignInSession, User
 from app.features.accounts.settings import AccountsSettings
 
@@ -40,11 +41,13 @@ class Renewed:
 
     Attributes:
         seconds: how long it lives.
+        session_id: the family's.
     """
 
     user: User
     token: str
     seconds: int
+    session_id: UUID
 
 
 def digest(token: str) -> bytes:
@@ -63,7 +66,7 @@ async def begin(session: AsyncSession, settings: AccountsSettings, user: User, u
     )
     session.add(family)
     await session.flush()
-    return Renewed(user, _add_token(session, family.id), int(life.total_seconds()))
+    return Renewed(user, _add_token(session, family.id), int(life.total_seconds()), family.id)
 
 
 async def renew(resources: Resources, token: str) -> Renewed:
@@ -105,7 +108,7 @@ async def _extend(session: AsyncSession, settings: AccountsSettings, family_id: 
     user = await session.get(User, found[0]) if found else None
     if found is None or user is None or not user.active or found[1] <= 0:
         return None
-    return Renewed(user, _add_token(session, family_id), int(found[1]))
+    return Renewed(user, _add_token(session, family_id), int(found[1]), family_id)
 
 
 async def _end_copied(session: AsyncSession, token: str) -> UUID | None:
@@ -119,6 +122,7 @@ async def _end_copied(session: AsyncSession, token: str) -> UUID | None:
     if ended is None:
         return None
     user_id: UUID = ended.user_id
+    note_ended(session, [ended.id])
     record(session, "accounts.refresh_token_reused", actor=None, subject=str(user_id), session=str(ended.id))
     log.warning("refresh_token_reused", user=str(user_id), session=str(ended.id))
     return user_id
@@ -128,19 +132,22 @@ async def sign_out(resources: Resources, token: str) -> None:
     """End the family of a refresh token, if it has one."""
     async with resources.db.transaction() as session:
         own = select(RefreshToken.session_id).where(RefreshToken.digest == digest(token)).scalar_subquery()
-        user_id = await session.scalar(
-            delete(SignInSession).where(SignInSession.id == own).returning(SignInSession.user_id)
-        )
-        if user_id:
-            record(session, "accounts.signed_out", actor=user_id)
+        ended = (
+            await session.execute(
+                delete(SignInSession).where(SignInSession.id == own).returning(SignInSession.id, SignInSession.user_id)
+            )
+        ).one_or_none()
+        if ended:
+            note_ended(session, [ended.id])
+            record(session, "accounts.signed_out", actor=ended.user_id)
 
 
 async def end_all(session: AsyncSession, user_id: UUID) -> int:
     """End every family of a person; returns how many there were."""
-    ended = await session.scalars(
-        delete(SignInSession).where(SignInSession.user_id == user_id).returning(SignInSession.id)
-    )
-    return len(ended.all())
+    own = delete(SignInSession).where(SignInSession.user_id == user_id).returning(SignInSession.id)
+    ended = (await session.scalars(own)).all()
+    note_ended(session, ended)
+    return len(ended)
 
 
 async def end_one(session: AsyncSession, user_id: UUID, session_id: UUID) -> None:
@@ -152,6 +159,7 @@ async def end_one(session: AsyncSession, user_id: UUID, session_id: UUID) -> Non
     own = (SignInSession.id == session_id, SignInSession.user_id == user_id)
     if await session.scalar(delete(SignInSession).where(*own).returning(SignInSession.id)) is None:
         raise NotFound
+    note_ended(session, [session_id])
     record(session, "accounts.session_ended", actor=user_id, session=str(session_id))
 
 

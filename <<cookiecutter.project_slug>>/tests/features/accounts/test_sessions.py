@@ -4,15 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpx
 import jwt
+import pytest
 from sqlalchemy import func, select, update
 
 from app.core.security import Principal
 from app.features.accounts import service
 from app.features.accounts.models import RefreshToken, SignInSession, User
-from tests.features.accounts.conftest import Person
+from tests.features.accounts.conftest import PASSWORD, Person
 
 if TYPE_CHECKING:
     from app.core.audit import AuditEntry
@@ -117,7 +119,7 @@ async def test_a_session_ends_in_time(
 async def test_who_is_switched_off_gets_no_further_token(
     client: httpx.AsyncClient, resources: "Resources", ada: Person, begin: Begin
 ) -> None:
-    """Access tokens are short-lived and stateless; this is where it ends."""
+    """However they were switched off."""
     token = (await begin(ada)).token
     async with resources.db.transaction() as session:
         await session.execute(update(User).values(active=False))
@@ -202,3 +204,48 @@ async def test_what_is_over_is_swept(
         assert len((await session.scalars(select(SignInSession))).all()) == 1
         assert len((await session.scalars(select(RefreshToken))).all()) == 1
     assert (await refresh(client, token)).status_code == 200
+
+
+ENDS = {
+    "sign out": ("post", "sign-out", {"refresh_token": "{token}"}),
+    "everywhere": ("post", "sign-out-everywhere", {}),
+    "that session": ("delete", "sessions/{session}", None),
+    "reuse": ("post", "refresh", {"refresh_token": "{used}"}),
+    "password": ("post", "password", {"present": PASSWORD, "new": "another long password"}),
+    "switched off": ("patch", "people/{person}", {"active": False}),
+    "role lost": ("patch", "people/{person}", {"roles": []}),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+async def test_an_access_token_ends_with_its_session(
+    client: httpx.AsyncClient,
+    resources: "Resources",
+    make_person: Callable[..., Awaitable[Person]],
+    begin: Begin,
+    headers_for: HeadersFor,
+    way: str,
+) -> None:
+    """Whichever way that ends, as soon as the process has looked; the token that replaces it is good."""
+    ada = await make_person("ada@example.com", roles=["staff"])
+    used = (await begin(ada)).token
+    tokens = (await refresh(client, used)).json()
+    mine = {"Authorization": f"Bearer {tokens['access_token']}"}
+    (session,) = (await client.get("/api/v1/accounts/sessions", headers=mine)).json()
+    method, path, body = ENDS[way]
+    values = {"token": tokens["refresh_token"], "used": used, "session": session["id"], "person": str(ada.id)}
+    boss = headers_for(Principal(uuid4(), frozenset({"superuser"})))
+    ended = await client.request(
+        method,
+        f"/api/v1/accounts/{path.format(**values)}",
+        headers=boss if path.startswith("people") else mine,
+        json=body
+        and {name: value.format(**values) if isinstance(value, str) else value for name, value in body.items()},
+    )
+    assert ended.is_success or way == "reuse", ended.text
+    await resources.sign_outs.read()
+    refused = await client.get("/api/v1/accounts/sessions", headers=mine)
+    assert (refused.status_code, "invalid_token" in refused.text) == (401, True)
+    if way == "password":
+        fresh = {"Authorization": f"Bearer {ended.json()['access_token']}"}
+        assert (await client.get("/api/v1/accounts/sessions", headers=fresh)).status_code == 200
