@@ -206,7 +206,7 @@ async def test_what_is_over_is_swept(
     assert (await refresh(client, token)).status_code == 200
 
 
-ENDS = {
+ENDS: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "sign out": ("post", "sign-out", {"refresh_token": "{token}"}),
     "everywhere": ("post", "sign-out-everywhere", {}),
     "that session": ("delete", "sessions/{session}", None),
