@@ -99,11 +99,11 @@ class NamedClient:
         self.app = app
         self._header = header.lower().encode()
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and (named := _header(scope, self._header)):
             with suppress(ValueError):
                 scope["client"] = (str(ip_address(named.decode("latin-1").strip())), 0)
-        return self.app(scope, receive, send)
+        await self.app(scope, receive, send)
 
 
 class Edge:
@@ -386,9 +386,8 @@ async def _answer(send: Send, status: int, code: str, detail: str, further: Sequ
 def _header(scope: Scope, name: bytes) -> bytes:
     headers: dict[bytes, bytes] | None = scope.get(_HEADERS)
     if headers is None:  # half of what looking through the list costs each wrapper anew
-        headers = scope[_HEADERS] = dict(
-            reversed(scope["headers"])
-        )  # of several the first one counts, as for Starlette
+        # Backwards, so that of several the first one counts, as for Starlette.
+        headers = scope[_HEADERS] = dict(reversed(scope["headers"]))
     return headers.get(name, b"")
 
 
