@@ -127,9 +127,9 @@ def run_steps(steps: list[str], project: Path, extra: dict[str, str]) -> str:
 def leaves_only_what_it_ignores(project: Path, fresh: Path) -> None:
     """A project that has run holds what was baked, unchanged, and what its .gitignore names."""
     now, before = files_of(project), files_of(fresh)
-    assert [path for path in before if now.get(path) != before[path]] == []
-    extra = [path for path in now if path not in before]
-    assert [path for path in extra if not is_made_by_running(path)] == []
+    changed = [path for path in before if now.get(path) != before[path]]
+    extra = [path for path in now if path not in before and not is_made_by_running(path)]
+    assert changed + extra == [], f"changed: {changed}; left behind: {extra}"
 
 
 def is_made_by_running(path: str) -> bool:
