@@ -153,6 +153,23 @@ def test_workflows_of_deploys_differ_in_the_one_step(template: Path) -> None:
     assert jobs(".rooms/deploy/paas") == jobs(".")
 
 
+def test_the_workflow_of_ecs_differs_in_who_lets_it_in(template: Path) -> None:
+    """Another registry, and AWS in the place of keys; the order, the conditions, what is verified and told are the same."""
+
+    def jobs(path: str) -> dict[str, dict[str, object]]:
+        read = yaml.safe_load((template / TEMPLATE_FOLDER / path / ".github/workflows/deploy.yml").read_text())["jobs"]
+        same = ("needs", "environment", "runs-on", "name", "uses")
+        told = ("Nothing goes on", "Say how it went", "Sign both")
+        return {
+            name: {key: job.get(key) for key in same}
+            | {"if": job.get("if") if name != "build" else None}
+            | {step["name"]: step.get("run") for step in job.get("steps", ()) if step.get("name", "").startswith(told)}
+            for name, job in read.items()
+        }
+
+    assert jobs(".rooms/deploy/ecs") == jobs(".")
+
+
 def test_names_are_the_answers(bake: Callable[..., Path]) -> None:
     """What a person answers is where it belongs, and the default's own names are nowhere."""
     project = bake(

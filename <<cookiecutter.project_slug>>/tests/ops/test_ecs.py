@@ -201,6 +201,7 @@ def test_the_check_finds_what_is_planted(tmp_path: Path) -> None:
     replaced(folder / "backups.yaml", "    DeletionPolicy: Retain\n", "")
     replaced(folder / "service.toml", 'memory = "1024"', 'memory = "8192"')
     replaced(folder / "environments/staging.toml", 'LogDays = "14"', 'LogDay = "14"')
+    replaced(folder / "environments/production.toml", 'name = "', 'name = "Über-')
     replaced(folder / "environments/staging.toml", 'backup_region = "eu-west-1"', 'backup_region = "eu-central-1"')
     found = ecs.check(tmp_path)
     for expected in (
@@ -211,6 +212,7 @@ def test_the_check_finds_what_is_planted(tmp_path: Path) -> None:
         "Cpu '512' is not compatible with memory '8192'",
         "environment.yaml has no parameter LogDay\n",
         "backups lie in the region of the data",
+        "name: 'Über-.* has other characters",
         r"Deploy: may do logs:\*",
         r"Deploy: may logs:\* everywhere",
         "Database: has a public address",
@@ -365,6 +367,7 @@ class Cloud:
         self.looks: dict[str, int] = {}
         self.clients = account
         self.name = str(read("staging")["name"])
+        self.account = str(read("staging")["account"]["Name"])
         self.outputs = {**given, "Cluster": self.name, "LogGroup": f"/ecs/{self.name}", "Region": REGION}
         account["ecs"].create_cluster(clusterName=self.name)
         for parameter in ("release", "release-before"):
@@ -385,6 +388,9 @@ class Cloud:
     def ask(self, arguments: list[str]) -> Any:
         """Read the arguments as the command line does, by the models, and ask moto."""
         service, operation, *rest = arguments
+        if (service, operation) == ("cloudformation", "deploy"):  # no request of its own, but several
+            self.calls.append(("cloudformation deploy", deployed(rest)))
+            return {}
         client = self.clients[service]
         names = {xform_name(name, "-"): name for name in client.meta.service_model.operation_names}
         if operation not in names:
@@ -405,7 +411,7 @@ class Cloud:
             elif option in members:
                 name, member = members[option]
                 given[name] = converted(values, member)
-            elif option not in ("--query", "--output"):
+            elif option not in ("--query", "--output", "--region"):
                 raise Refused(f"{service} {operation}: unknown option {option}")
         self.calls.append((f"{service} {operation}", given))
         return self.act(f"{service} {operation}", given, getattr(client, xform_name(names[operation])))
@@ -413,9 +419,11 @@ class Cloud:
     def act(self, what: str, given: Object, ask: Callable[..., Any]) -> Any:
         """Ask moto, and add what it has not."""
         if what == "cloudformation describe-stacks":
-            if given["StackName"] != self.name:
+            if given["StackName"] not in (self.name, f"{self.account}-account"):
                 raise Refused("Stack does not exist")
             return {"Stacks": [{"Outputs": [{"OutputKey": k, "OutputValue": v} for k, v in self.outputs.items()]}]}
+        if what == "cloudformation update-termination-protection":
+            return {}
         if what == "logs filter-log-events":
             return {"events": [{"message": f"a line of {given['logStreamNames'][0]}"}]}
         if what == "ecs update-service":
@@ -485,6 +493,22 @@ class Cloud:
             for number, (call, given) in enumerate(self.calls)
             if call == what and all(value in str(given.get(name)) for name, value in parameters.items())
         )
+
+
+def deployed(words: list[str]) -> Object:
+    """The options of `cloudformation deploy`, which are no model's; the template is a file that there is."""
+    options: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            options[word] = last = []
+        else:
+            last.append(word)
+    known = {"--region", "--stack-name", "--template-file", "--capabilities", "--parameter-overrides"}
+    assert options.pop("--no-fail-on-empty-changeset") == []
+    assert options.keys() == known
+    assert (ROOT / options["--template-file"][0]).exists()
+    given = dict(each.split("=", 1) for each in options["--parameter-overrides"])
+    return {name.strip("-"): values[0] for name, values in options.items()} | {"parameters": given}
 
 
 def converted(values: list[str], shape: Any) -> Any:
@@ -731,6 +755,31 @@ def test_the_role_of_the_database_is_made_by_a_person(cloud: Cloud, made: Object
     ]
     assert "DatabaseExecution" not in str(passed)
     assert "AppExecution" in str(passed)
+
+
+def test_what_lives_long_is_made_in_order(cloud: Cloud) -> None:
+    """The account's share, the bucket in the other region, the environment, its secrets; and what to tell GitHub is printed."""
+    for program, does in {
+        "curl": 'while [ "$1" != --output ]; do shift; done; echo "$3" >"$2"',
+        "python": f'echo "$@" "$(cat "$4")" >{cloud.folder}/filled',
+    }.items():
+        (cloud.folder / "bin" / program).write_text(f"#!/bin/sh\n{does}\n")
+        (cloud.folder / "bin" / program).chmod(0o755)
+    result = cloud.run("provision.sh", "staging")
+    succeeds(result)
+    made = [given for call, given in cloud.calls if call == "cloudformation deploy"]
+    assert [(each["stack-name"], each["region"]) for each in made] == [
+        (f"{cloud.account}-account", REGION),
+        (f"{cloud.name}-backups", "eu-west-1"),
+        (cloud.name, REGION),
+    ]
+    assert made[1]["parameters"]["BucketName"] == made[2]["parameters"]["BackupBucketName"]
+    assert made[2]["parameters"]["GitHubEnvironment"] == "staging"
+    assert [call for call, _ in cloud.calls].count("cloudformation update-termination-protection") == 3
+    filled = (cloud.folder / "filled").read_text()
+    assert re.match(r"-m ops\.deploy\.ecs\.fill staging \S+authority\.pem", filled)
+    assert filled.strip().endswith(f"/{REGION}/{REGION}-bundle.pem")
+    assert f"DeployRole\t{cloud.outputs['DeployRole']}" in result.stdout
 
 
 def test_a_digest_is_found_by_its_tag(cloud: Cloud) -> None:

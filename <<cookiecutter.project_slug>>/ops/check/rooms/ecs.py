@@ -177,8 +177,8 @@ def parameter_faults(root: Path, environment: str) -> Iterator[str]:
         yield from (
             f"{name}.yaml asks for {key}" for key, value in there.items() if "Default" not in value and key not in given
         )
-    if re.search(r"\W", chosen["name"].replace("-", "")) or len(chosen["name"]) > 31:
-        yield f"name: {chosen['name']!r} is longer than the 31 characters that a load balancer's may have"
+    if not re.fullmatch(template(root, "environment")["Parameters"]["Name"]["AllowedPattern"], chosen["name"]):
+        yield f"name: {chosen['name']!r} has other characters than a-z, 0-9 and -, or more than 48"
     if chosen["region"] == chosen["backup_region"]:
         yield "backup_region: backups lie in the region of the data, and are lost together with them"
 

@@ -13,7 +13,7 @@ stack() { # TEMPLATE STACK REGION
   while read -r line; do given+=("$line"); done <<<"$all"
   say "stack $2 in $3"
   aws cloudformation deploy --region "$3" --stack-name "$2" --template-file "ops/deploy/ecs/$1.yaml" \
-    --capabilities CAPABILITY_NAMED_IAM --no-fail-on-empty-changeset --parameter-overrides "${given[@]}" >&2
+    --capabilities CAPABILITY_IAM --no-fail-on-empty-changeset --parameter-overrides "${given[@]}" >&2
   aws cloudformation update-termination-protection --region "$3" --stack-name "$2" --enable-termination-protection >/dev/null
 }
 environment=$1
