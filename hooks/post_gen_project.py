@@ -23,6 +23,7 @@ ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
             "ops/check/rooms/ecs.py",
             "ops/deploy/ecs",
             "tests/ops/test_ecs.py",
+            "tests/ops/test_ecs_runbook.py",
         ],
         ("kubernetes",): [
             "docs/kubernetes.md",
