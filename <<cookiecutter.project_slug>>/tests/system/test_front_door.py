@@ -10,6 +10,7 @@ import contextlib
 import re
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
+from ops.certificates import pair
+from ops.certificates.pair import Pair
 from tests.system.door import (
     HOST,
     Change,
@@ -86,14 +89,19 @@ def protocols(door: Door, _: Upstream) -> None:
 
 def ciphers(door: Door, _: Upstream) -> None:
     """Of all that OpenSSL knows, those of the guideline and no other; this door's certificate is of the one kind."""
-    accepted = set()
+    assert accepted(door) == {name for name in CIPHERS if "ECDSA" in name}
+
+
+def accepted(door: Door) -> set[str]:
+    """The cipher suites of TLS 1.2 that it takes, each offered alone."""
+    found = set()
     known = {str(cipher["name"]) for cipher in context(ciphers=FORBIDDEN).get_ciphers()}
     for cipher in sorted(known - {name for name in known if name.startswith("TLS_")}):
         with contextlib.suppress(OSError):
             two = ssl.TLSVersion.TLSv1_2
             door.connect(highest=two, ciphers=f"{cipher}:@SECLEVEL=0").close()
-            accepted.add(cipher)
-    assert accepted == {name for name in CIPHERS if "ECDSA" in name}
+            found.add(cipher)
+    return found
 
 
 def forward_secrecy(door: Door, _: Upstream) -> None:
@@ -426,3 +434,27 @@ def test_its_test_can_fail(tmp_path: Path, upstream: Upstream, name: str) -> Non
         pytest.raises((AssertionError, OSError, pytest.fail.Exception)),
     ):
         PROMISES[name].ask(broken, upstream)
+
+
+def rsa(folder: Path) -> None:
+    """A certificate of the other kind, as some authorities still give."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={HOST}"]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    pair.install(folder / "certs", Pair(certificate.read_bytes(), key.read_bytes()))
+
+
+def test_a_certificate_of_the_other_kind_gets_the_other_half_of_the_ciphers(tmp_path: Path, upstream: Upstream) -> None:
+    """RSA: the same guideline, no suite with a static key among them; and the test of it can fail."""
+    expected = {name for name in CIPHERS if "RSA" in name and "ECDSA" not in name}
+    with opened(tmp_path / "good", upstream.port, change=rsa) as door:
+        protocols(door, upstream)
+        assert accepted(door) == expected
+    static = replaced(TLS, "ssl_ciphers ", "ssl_ciphers AES256-GCM-SHA384:")
+
+    def both(folder: Path) -> None:
+        rsa(folder)
+        static(folder)
+
+    with opened(tmp_path / "static", upstream.port, change=both) as door:
+        assert accepted(door) == expected | {"AES256-GCM-SHA384"}
