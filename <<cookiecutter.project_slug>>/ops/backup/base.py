@@ -14,7 +14,6 @@ from typing import Any, Final, Self
 import structlog
 
 from ops.backup import physical, replication, retention
-from ops.backup.ahead import ahead
 from ops.backup.choose import choose
 from ops.backup.config import Config
 from ops.backup.errors import BackupError, Busy, Damaged
@@ -110,7 +109,7 @@ def verify(config: Config, wanted: str | None = None) -> Manifest:
     store = Store(config)
     store.open()
     manifest = choose(store, KIND, wanted)
-    physical.read(ahead(store.read(manifest.only)))
+    physical.read(store.read(manifest.only))
     return manifest
 
 
@@ -133,7 +132,7 @@ async def _copy(config: Config, store: Store) -> Manifest:
 
         def send_and_read_back() -> Physical:
             def read_back(part: Part) -> Physical:
-                return physical.read(ahead(store.read(part)))
+                return physical.read(store.read(part))
 
             return making.stream("tar.gz", _stream(tools, replication.address(config)), read_back)
 

@@ -8,11 +8,13 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from ops.backup.ahead import ahead
 from ops.backup.errors import Damaged
 from ops.backup.wal.names import read_lsn
 
@@ -20,6 +22,9 @@ MANIFEST = "backup_manifest"
 # Not in PostgreSQL's manifest: the log, which has checksums of its own in every record.
 UNLISTED = ("pg_wal", MANIFEST)
 CHUNK = 1024 * 1024
+BLOCK = 64 * 1024
+# What zlib calls a stream with gzip's head and checksum.
+GZIP = 31
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,10 @@ def read(pieces: Iterator[bytes], into: Path | None = None) -> Physical:
     """
     found: dict[str, tuple[int, str]] = {}
     manifest = b""
+    # Fetched, decrypted and unpacked on one core, while the other one compares and writes.
+    plain = ahead(_unpacked(pieces))
     try:
-        with tarfile.open(fileobj=_File(pieces), mode="r|gz", bufsize=CHUNK) as archive:
+        with tarfile.open(fileobj=_File(plain), mode="r|", bufsize=BLOCK) as archive:
             for member in archive:
                 if member.name == MANIFEST:
                     manifest = _bytes(archive, member)
@@ -65,13 +72,36 @@ def read(pieces: Iterator[bytes], into: Path | None = None) -> Physical:
                     raise Damaged(f"{member.name} is neither file nor folder; tablespaces are not supported")
             if into is not None and manifest:
                 (into / MANIFEST).write_bytes(manifest)
-        for _ in pieces:  # the last word of a checksum comes at the very end
+        for _ in plain:  # the last word of a checksum comes at the very end
             pass
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise Damaged(f"the copy cannot be unpacked: {error}") from error
+    finally:
+        plain.close()
     return _compare(manifest, found)
+
+
+def _unpacked(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """What gzip packed, in small pieces: tarfile's own way copies all that it has ahead for each file, however small.
+
+    Raises:
+        Damaged: it is not what gzip wrote, or ends before its end.
+    """
+    machine = zlib.decompressobj(GZIP)
+    try:
+        for piece in pieces:
+            left = piece
+            while left and not machine.eof:
+                yield machine.decompress(left, CHUNK)
+                left = machine.unconsumed_tail
+        while not machine.eof and (rest := machine.decompress(b"", CHUNK)):
+            yield rest
+    except zlib.error as error:
+        raise Damaged(f"the copy cannot be unpacked: {error}") from error
+    if not machine.eof:
+        raise Damaged("the copy cannot be unpacked: it ends before its end")
 
 
 def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Path | None) -> tuple[int, str]:
@@ -148,14 +178,19 @@ class _File(io.RawIOBase, IO[bytes]):
     """An iterator as a file that can be read from its beginning to its end."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
+        self._pieces, self._piece, self._at = pieces, b"", 0
 
     def read(self, size: int = -1) -> bytes:
         """So many bytes; fewer at the end."""
-        parts, length = [self._rest], len(self._rest)
-        while length < size and (piece := next(self._pieces, None)) is not None:
-            parts.append(piece)
-            length += len(piece)
-        whole = b"".join(parts)
-        self._rest = whole[size:]
-        return whole[:size]
+        parts: list[bytes] = []
+        while size > 0:
+            if self._at == len(self._piece):
+                if (piece := next(self._pieces, None)) is None:
+                    break
+                self._piece, self._at = piece, 0
+                continue
+            part = self._piece[self._at : self._at + size]
+            self._at += len(part)
+            size -= len(part)
+            parts.append(part)
+        return b"".join(parts)

@@ -22,7 +22,6 @@ import structlog
 
 from ops.backup import base as bases
 from ops.backup import physical, replication
-from ops.backup.ahead import ahead
 from ops.backup.base import Base
 from ops.backup.choose import choose
 from ops.backup.config import Config
@@ -188,7 +187,7 @@ class _Work:
 
     def _unpack(self, cluster: Path, tools: Tools) -> None:
         try:
-            copy = physical.read(ahead(self.store.read(self.manifest.only)), cluster)
+            copy = physical.read(self.store.read(self.manifest.only), cluster)
         except OSError as error:
             raise BackupError(f"the copy cannot be written to {cluster}: {error}", "make room there") from error
         log.info("backup_unpacked", base=self.manifest.id, files=copy.files, bytes=copy.size)
