@@ -45,7 +45,9 @@ def test_what_the_template_says_is_there(check: ModuleType) -> None:
     """Its pages speak of its own targets, and of those of the project that it bakes."""
     rules = "\n".join([check.rules_of(ROOT), check.rules_of(SOURCE)])
     pages = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "benchmarks" / "README.md"]
-    assert [f"{page.name}: {fault}" for page in pages for fault in check.faults(ROOT, page, rules)] == []
+    found = [f"{page.name}: {fault}" for page in pages for fault in check.faults(ROOT, page, rules)]
+    # They speak of the project's files as well.
+    assert [line for line in found if not (SOURCE / line.rpartition("there is no file ")[2]).is_file()] == []
     listed = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / "decisions" / "README.md").read_text())
     assert sorted(listed) == sorted(path.name for path in (ROOT / "docs/decisions").glob("0*.md"))
 

@@ -1,4 +1,4 @@
-"""What the pages for people say exists: where their links lead, what their indexes list, and what their commands name.
+"""What the pages for people say exists: where links lead, what an index lists, which files are named, and what commands name.
 
 A document is read by somebody who cannot tell a slip from the truth. Whether a command does what it says is for the tests that run it;
 whether it can be typed at all is looked at here, in every block marked `bash` or `sh` and wherever `make` is quoted within a line.
@@ -20,6 +20,9 @@ MAKE = re.compile(
     r"""(?:^|[;&|(] *|\b(?:then|do|else) )(?:[A-Z_]+=(?:'[^']*'|"[^"]*"|\S)+ +)*make((?: +(?:'[^']*'|"[^"]*"|[^;&|#)\n'"])+)?)"""
 )
 WORD = re.compile(r"""(?:[^\s'"]|'[^']*'|"[^"]*")+""")
+FILE = re.compile(r"[a-z_.][\w./-]*/[\w./-]*\.(?:conf|json|md|mk|py|sh|sql|template|toml|ya?ml)")
+# What running makes, and the feature that pages speak of when they mean yours.
+NOT_HERE = {".cache", ".devstack", ".release", ".venv", "billing", "billing.py"}
 SHELL = {"bash", "bash compose", "sh"}
 
 
@@ -95,6 +98,15 @@ def unknown_programs(root: Path, line: str) -> Iterator[str]:
             yield f"python -m {module}: there is no such module"
 
 
+def unknown_files(root: Path, page: Path, text: str) -> Iterator[str]:
+    """Files that a page names within a line and that are not there: from the root, or from where such pages count from."""
+    for name in sorted(set(QUOTED.findall(FENCE.sub("", text)))):
+        if FILE.fullmatch(name) and not NOT_HERE & set(name.split("/")):
+            places = [root, page.parent, root / "app", root / "docs", root / "ops", *root.glob("ops/deploy/*")]
+            if not any((place / name).exists() for place in places):
+                yield f"there is no file {name}"
+
+
 def faults(root: Path, page: Path, rules: str) -> Iterator[str]:
     """Everything that one page says and that is not so.
 
@@ -106,6 +118,7 @@ def faults(root: Path, page: Path, rules: str) -> Iterator[str]:
     text = page.read_text("utf-8")
     yield from broken_links(page, text)
     yield from unlisted(root, page, text)
+    yield from unknown_files(root, page, text)
     typed = [line for block in commands(text) for line in block.replace("\\\n", " ").splitlines()]
     quoted = [code for code in QUOTED.findall(FENCE.sub("", text)) if re.match(r"(?:[A-Z_]+=\S+ )*make\b", code)]
     for line in [*typed, *quoted]:

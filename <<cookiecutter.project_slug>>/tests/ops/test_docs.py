@@ -147,6 +147,7 @@ def test_a_slip_is_noticed(line: str, services: set[str]) -> None:
     [
         ("[x](nowhere.md)", "there is no nowhere.md"),
         ("[x](#nowhere)", "there is no such heading"),
+        ("see `app/core/nowhere.py`", "there is no file app/core/nowhere.py"),
         ("```bash\nmake chekc\n```", "make chekc: there is no such target"),
         ("Then `make test ARG=1`.", "nothing reads ARG"),
         ("```sh\nENV=prod make restore FORM=1\n```", "nothing reads FORM"),
@@ -161,6 +162,7 @@ def test_what_is_not_there_is_found(text: str, says: str) -> None:
     typed_lines = [*docs.commands(f"{text}\n"), *docs.QUOTED.findall(text)]
     found = [
         *docs.broken_links(page, text),
+        *docs.unknown_files(ROOT, page, text),
         *(said for line in typed_lines for said in docs.unknown_targets(rules, line.strip())),
         *(said for line in typed_lines for said in docs.unknown_programs(ROOT, line)),
     ]
