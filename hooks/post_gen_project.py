@@ -97,6 +97,18 @@ ROOMS: dict[str, dict[tuple[str, ...], list[str]]] = {
         ("minio",): [
             "ops/compose/rooms/minio.yaml",
         ],
+        ("seaweedfs",): [
+            "docs/runbook/seaweedfs.md",
+            "docs/seaweedfs.md",
+            "ops/compose/rooms/seaweedfs.yaml",
+            "ops/prometheus/rules/seaweedfs.yml",
+            "ops/prometheus/targets/seaweedfs.yml",
+            "ops/prometheus/tests/seaweedfs.yml",
+            "ops/seaweedfs",
+            "requirements/dev-seaweedfs.in",
+            "requirements/dev-seaweedfs.txt",
+            "tests/ops/test_seaweedfs.py",
+        ],
     },
 }
 

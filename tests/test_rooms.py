@@ -26,6 +26,7 @@ NAMES = {
     ("deploy", ("paas",)): r"paas|Procfile|railway|heroku|^app\.json|^render\.yaml",
     ("example", ("documents",)): r"documents",
     ("object_storage", ("minio",)): r"minio",
+    ("object_storage", ("seaweedfs",)): r"seaweed",
     ("monitoring", ("prometheus", "prometheus+loki")): r"ops/.*(prometheus|alertmanager|grafana|monitoring)",
     ("monitoring", ("prometheus+loki",)): r"loki|alloy",
 }

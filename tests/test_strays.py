@@ -30,6 +30,7 @@ WORDS = {
     ),
     # `minioadmin` is a password that nobody may use, wherever the storage is.
     ("object_storage", ("minio",)): r"minio(?!admin)",
+    ("object_storage", ("seaweedfs",)): r"(?i)seaweed|\bweed\b",
     ("monitoring", ("prometheus", "prometheus+loki")): (
         r"grafana|alertmanager|promtool|amtool|ops/prometheus|^  prometheus:"
     ),

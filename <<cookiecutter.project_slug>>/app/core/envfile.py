@@ -41,6 +41,11 @@ COMPOSE: tuple[tuple[str, str, str], ...] = (
         "",
         "Host name under which browsers reach the object store by signed addresses, where it has no public one. Empty: none.",
     ),
+    (
+        "STORAGE_OPERATOR_SECRET_KEY",
+        GENERATED,
+        "Secret key of the account that makes the buckets and keeps the backups, where the store beside the service has more than one account.",
+    ),
     ("REAL_IP_FROM", "", "Address or network of the proxy in front of nginx that may name the client. Empty: none."),
     ("REAL_IP_HEADER", "", "Header in which that proxy names the client. Empty: X-Forwarded-For."),
     ("CONNECTION_LIMIT", "", "Requests and WebSockets of one client at a time. Empty: 200."),
