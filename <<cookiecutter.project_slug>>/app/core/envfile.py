@@ -72,7 +72,7 @@ COMPOSE: tuple[tuple[str, str, str], ...] = (
 
 def example(features: Sequence[type[FeatureSettings]]) -> str:
     """The text of `.env.example`: every variable with its comment, its default, and no secret."""
-    return _render(features, lambda _variable, field: default_text(field), "")
+    return _render(features, lambda _variable, field: default_text(field), lambda: "")
 
 
 def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
@@ -91,7 +91,7 @@ def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
         return False
     # Written under another name first, which only its owner may read: whoever finds the file finds all of it.
     with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".env.") as whole:
-        whole.write(_render(features, value, secrets.token_hex(24)))
+        whole.write(_render(features, value, lambda: secrets.token_hex(24)))
         whole.flush()
         try:
             path.hardlink_to(whole.name)  # fails if there is a file by now: of two setups at once one wins
@@ -100,7 +100,9 @@ def write(path: Path, features: Sequence[type[FeatureSettings]]) -> bool:
     return True
 
 
-def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, FieldInfo], str], secret: str) -> str:
+def _render(
+    features: Sequence[type[FeatureSettings]], value: Callable[[str, FieldInfo], str], secret: Callable[[], str]
+) -> str:
     lines = [
         "# Every setting, with its default. `make setup` writes .env from this with fresh secrets; never commit that.",
         "# Made by `make generate` from the settings classes: change it there.",
@@ -118,7 +120,7 @@ def _render(features: Sequence[type[FeatureSettings]], value: Callable[[str, Fie
     lines += ["", "## Compose: not read by the application"]
     for variable, default, text in COMPOSE:
         known = {"DOMAIN": project().domain}.get(variable, default)
-        lines += [*_comment(text), f"{variable}={secret if known == GENERATED else known}"]
+        lines += [*_comment(text), f"{variable}={secret() if known == GENERATED else known}"]
     return "\n".join(lines) + "\n"
 
 

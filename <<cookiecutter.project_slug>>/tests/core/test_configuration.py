@@ -57,7 +57,9 @@ def wrong_type(root: Path) -> None:
     """A fault of types, in a project of one file: what mypy says of all the others is known from `make check`."""
     write("app/planted.py", "answer: int = 'forty-two'\n")(root)
     replace(
-        "pyproject.toml", 'files = ["app", "devstack", "migrations", "ops", "tests"]', 'files = ["app/planted.py"]'
+        "pyproject.toml",
+        'files = ["app", "devstack", "load", "migrations", "ops", "tests"]',
+        'files = ["app/planted.py"]',
     )(root)
 
 
