@@ -144,7 +144,7 @@ def worker(
         arguments = ["worker", f"--concurrency={count}", f"--queues={names}", f"--loglevel={celery_level(settings)}"]
         # Gossip and mingle are workers talking among themselves, which nothing here needs.
         app = create_worker(settings, reserved=reserved)
-        app.worker_main(["--quiet", *arguments, "--without-gossip", "--without-mingle"])
+        app.worker_main(["--quiet", _broker(settings), *arguments, "--without-gossip", "--without-mingle"])
 
 
 @cli.command()
@@ -161,7 +161,16 @@ def beat(
         settings = _settings()
         schedule = schedule or Path(tempfile.gettempdir()) / "beat-schedule"
         app = create_worker(settings, service="beat")
-        app.start(["--quiet", "beat", f"--schedule={schedule}", f"--loglevel={celery_level(settings)}", "--pidfile="])
+        app.start(
+            [
+                "--quiet",
+                _broker(settings),
+                "beat",
+                f"--schedule={schedule}",
+                f"--loglevel={celery_level(settings)}",
+                "--pidfile=",
+            ]
+        )
 
 
 @contextmanager
@@ -519,6 +528,11 @@ def _models() -> "MetaData":
 
     modules("models")
     return Base.metadata
+
+
+def _broker(settings: Settings) -> str:
+    """Celery's option for it: without one its command line takes BROKER_URL itself, as it stands, and checks no certificate."""
+    return f"--broker={settings.broker.address()}"
 
 
 def _settings() -> Settings:

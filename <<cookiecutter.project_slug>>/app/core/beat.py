@@ -86,7 +86,8 @@ class LockedScheduler(PersistentScheduler):
     """Celery's scheduler, for the beat that has the lock; another one waits."""
 
     def __init__(self, app: Celery, *args: Any, **kwargs: Any) -> None:
-        self._lock = BeatLock(app.connection_for_write().as_uri(include_password=True))
+        # The setting itself: the address of a connection has lost what it says of certificates.
+        self._lock = BeatLock(app.conf.broker_url)
         super().__init__(app, *args, **kwargs)
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
