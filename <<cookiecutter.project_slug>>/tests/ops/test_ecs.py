@@ -344,6 +344,9 @@ exit "$code"
 """  # not Python, which would take longer to start than all its work, forty times a deploy
 
 
+ALL = ("web", "worker", "beat", "backup")
+
+
 class Refused(Exception):
     """What the command line says before it asks anybody."""
 
@@ -372,6 +375,18 @@ class Cloud:
         account["ecs"].create_cluster(clusterName=self.name)
         for parameter in ("release", "release-before"):
             account["ssm"].put_parameter(Name=f"/{self.name}/{parameter}", Value="none", Type="String")
+
+    def stands(self) -> None:
+        """As after a first release, without the time that it takes."""
+        requests = release("staging", self.outputs, OLD, OLD)
+        client, lines = self.clients["ecs"], []
+        for task in ("migrate", *ALL):
+            client.register_task_definition(**runnable(requests[f"tasks/{task}"]))
+        for service in ALL:
+            made = client.create_service(**requests[f"services/{service}"], taskDefinition=f"{self.name}-{service}:1")
+            lines.append(f"{service}\t{made['service']['taskDefinition']}")
+        value = "\n".join(lines)
+        self.clients["ssm"].put_parameter(Name=f"/{self.name}/release", Value=value, Overwrite=True)
 
     def answer(self, arguments: list[str]) -> tuple[int, str, str]:
         """What the command line prints, and its exit code."""
@@ -429,8 +444,8 @@ class Cloud:
         if what == "ecs update-service":
             found = self.clients["ecs"].describe_services(cluster=self.name, services=[given["service"]])
             self.before[given["service"]] = found["services"][0]["taskDefinition"]
-        if what == "ecs register-task-definition":  # moto runs only what says its memory for each container
-            given = {**given, "containerDefinitions": [{"memory": 1, **c} for c in given["containerDefinitions"]]}
+        if what == "ecs register-task-definition":
+            given = runnable(given)
         found = ask(**given)
         if what == "ecs describe-tasks":
             self.advance(found["tasks"][0])
@@ -493,6 +508,11 @@ class Cloud:
             for number, (call, given) in enumerate(self.calls)
             if call == what and all(value in str(given.get(name)) for name, value in parameters.items())
         )
+
+
+def runnable(task: Object) -> Object:
+    """The same for moto, which runs only what says its memory for each container."""
+    return {**task, "containerDefinitions": [{"memory": 1, **each} for each in task["containerDefinitions"]]}
 
 
 def deployed(words: list[str]) -> Object:
@@ -596,9 +616,6 @@ def succeeds(result: subprocess.CompletedProcess[str]) -> str:
     return result.stderr
 
 
-ALL = ("web", "worker", "beat", "backup")
-
-
 def test_a_deploy_migrates_before_it_switches(cloud: Cloud, made: Object) -> None:
     """The first one makes the services, the second one brings them new revisions; and each step is waited for."""
     succeeds(cloud.run("deploy.sh", "staging", OLD, OLD))
@@ -644,7 +661,7 @@ def assert_allowed(cloud: Cloud, made: Object) -> None:
 
 def test_a_failed_migration_switches_nothing(cloud: Cloud) -> None:
     """The old version never notices, and its last lines are shown."""
-    succeeds(cloud.run("deploy.sh", "staging", OLD, OLD))
+    cloud.stands()
     cloud.failing = {"migrate"}
     result = cloud.run("deploy.sh", "staging", NEW, NEW)
     assert result.returncode == 1
@@ -658,7 +675,7 @@ def test_a_failed_migration_switches_nothing(cloud: Cloud) -> None:
 @pytest.mark.parametrize("broken", ["web", "beat"])
 def test_a_version_that_does_not_come_up_goes_back(cloud: Cloud, broken: str) -> None:
     """ECS has taken the one service back; the script takes the others, and says so by its exit code."""
-    succeeds(cloud.run("deploy.sh", "staging", OLD, OLD))
+    cloud.stands()
     cloud.broken = {broken}
     result = cloud.run("deploy.sh", "staging", NEW, NEW)
     assert result.returncode == 1
@@ -669,7 +686,7 @@ def test_a_version_that_does_not_come_up_goes_back(cloud: Cloud, broken: str) ->
 
 def test_backups_that_do_not_come_up_take_everything_back(cloud: Cloud) -> None:
     """A release without backups is none."""
-    succeeds(cloud.run("deploy.sh", "staging", OLD, OLD))
+    cloud.stands()
     cloud.broken = {"backup"}
     assert cloud.run("deploy.sh", "staging", NEW, NEW).returncode == 1
     assert cloud.running() == dict.fromkeys(ALL, 1)
@@ -677,7 +694,7 @@ def test_backups_that_do_not_come_up_take_everything_back(cloud: Cloud) -> None:
 
 def test_a_version_that_does_not_answer_from_outside_goes_back(cloud: Cloud) -> None:
     """Healthy tasks are not enough; the backups were not touched by then."""
-    succeeds(cloud.run("deploy.sh", "staging", OLD, OLD))
+    cloud.stands()
     curl = cloud.folder / "bin/curl"
     curl.write_text("#!/bin/sh\nexit 22\n")
     curl.chmod(0o755)
@@ -701,7 +718,7 @@ def test_a_first_deploy_that_fails_has_nothing_to_go_back_to(cloud: Cloud) -> No
 def test_a_rollback_returns_and_returns_again(cloud: Cloud) -> None:
     """To what ran before, with the settings of then; a second one to where it was."""
     assert "nothing was deployed here" in cloud.run("rollback.sh", "staging").stderr
-    succeeds(cloud.run("deploy.sh", "staging", OLD, OLD))
+    cloud.stands()
     assert cloud.run("rollback.sh", "staging").returncode == 1
     succeeds(cloud.run("deploy.sh", "staging", NEW, NEW))
     assert f"staging runs {cloud.name}-web:1 again" in succeeds(cloud.run("rollback.sh", "staging"))
@@ -729,7 +746,7 @@ def test_what_is_missing_is_said(cloud: Cloud) -> None:
 
 def test_a_command_runs_once_beside_the_services(cloud: Cloud) -> None:
     """With the revision of the API, in its network, and its exit code is the script's."""
-    succeeds(cloud.run("deploy.sh", "staging", OLD, OLD))
+    cloud.stands()
     result = cloud.run("once.sh", "staging", "python", "-m", "app.cli", "tasks", "dead")
     succeeds(result)
     assert "a line of web/app/" in result.stdout
