@@ -296,3 +296,10 @@ async def test_what_does_not_end_in_time_goes_back(
     await resources.cache.redis.set(probe.GATE, 1)
     work(1)
     assert await eventually(lambda: said(resources, probe.DONE)) == ["x"]
+
+
+async def test_celery_takes_the_address_from_us(run_service: "RunService", dead_port: int, eventually: Until) -> None:
+    """Its command line would read BROKER_URL by itself, and believe whoever answers there, which it says."""
+    service = run_service("worker", "--concurrency", "1", BROKER_URL=f"rediss://:x@127.0.0.1:{dead_port}/0")
+    await eventually(lambda: "Cannot connect to rediss://" in service.log.read_text())
+    assert "insecure" not in service.log.read_text()
