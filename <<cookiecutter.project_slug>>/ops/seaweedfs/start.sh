@@ -1,7 +1,7 @@
 #!/bin/sh
 # SeaweedFS in one process, and beside it what applies the lifecycle of its buckets, which it does not do by itself.
-#   start.sh serve FLAG…       the server; further flags of `weed server`
-#   start.sh lifecycle FLAG…   once a day, or once only with `once`; further flags of `weed shell`
+#   start.sh serve FLAG…   both; further flags of `weed server`
+#   start.sh lifecycle     applies the rules once, now
 set -eu
 umask 077
 source=$(dirname "$0")
@@ -38,6 +38,7 @@ serve() {
     printf '], "policies": [{"name": "app", "content": "%s"}, ' "$(policy app)"
     printf '{"name": "operator", "content": "%s"}]}\n' "$(policy operator)"
   } >"$folder/accounts.json"
+  while :; do if lifecycle; then sleep 86400; else sleep 30; fi; done &
   # All parts but the gateway ask nobody who they are: they listen on the loopback alone. No telemetry, no further doors.
   exec weed -logtostderr=true server -dir="${SEAWEEDFS_DATA:-/data}" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
     -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=0 -volume.preStopSeconds=1 \
@@ -47,22 +48,15 @@ serve() {
     -metricsIp="${SEAWEEDFS_LISTEN:-0.0.0.0}" -metricsPort="${SEAWEEDFS_METRICS_PORT:-9327}" "$@"
 }
 
+# In the same container, for the other parts listen on its loopback alone. It would wait for a master for ever.
 lifecycle() {
-  once=''
-  if [ "${1:-}" = once ]; then once=yes && shift; fi
-  while :; do
-    # It would wait for a master for ever: when the server has started again, its network is another one, and so must ours be.
-    said=$(printf 's3.lifecycle.run-shard -shards 0-15 -s3 %s -events 0 -runtime %s\n' "${SEAWEEDFS_GATEWAY:-127.0.0.1:18333}" "${SEAWEEDFS_RUNTIME:-10m}" |
-      timeout 1800 weed -logtostderr=true shell "$@" 2>&1) || { echo "$said" && exit 1; }
-    printf '%s\n' "$said"
-    touch "$folder/lifecycle"
-    [ -z "$once" ] || return 0
-    sleep 86400
-  done
+  printf 's3.lifecycle.run-shard -shards 0-15 -s3 %s -events 0 -runtime %s\n' "${SEAWEEDFS_GATEWAY:-127.0.0.1:18333}" "${SEAWEEDFS_RUNTIME:-10m}" |
+    timeout 1800 weed -logtostderr=true shell -master="${SEAWEEDFS_MASTER:-127.0.0.1:9333}" -filer="${SEAWEEDFS_FILER:-127.0.0.1:8888}" || return 1
+  touch "$folder/lifecycle" # the health check looks how old it is
 }
 
 case $mode in
   serve) serve "$@" ;;
-  lifecycle) lifecycle "$@" ;;
+  lifecycle) lifecycle ;;
   *) echo "seaweedfs: serve or lifecycle, not $mode" >&2 && exit 2 ;;
 esac
