@@ -51,8 +51,8 @@ class Process:
         """After the fork: nothing that holds a socket may be shared with the parent."""
         signal.signal(GIVE_BACK, self.give_back)
         # Some platforms tell every process at once to stop. The main one is who decides: it lets us end what we have
-        # begun (`Drain`), and we never outlive it. Not SIG_IGN, which programs that a task starts would inherit.
-        signal.signal(signal.SIGTERM, lambda *_: None)
+        # begun (`Drain`), and we never outlive it. Ignored and not handled: Celery would put its own handler in its place.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._runner = asyncio.Runner()
         self._opened = open_resources(self._settings)
         self._resources = self._runner.run(self._opened.__aenter__())

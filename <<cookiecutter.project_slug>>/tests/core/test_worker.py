@@ -273,6 +273,7 @@ async def test_a_worker_lets_its_tasks_end(
     await resources.cache.redis.set(probe.GATE, 1)
     assert await asyncio.to_thread(service.process.wait, 20) == 0
     assert "running" in await said(resources, probe.DONE)
+    assert "SIGTERM" not in service.log.read_text()  # nobody was ended by it
     remaining = await left(resources)
     assert all(state != State.RUNNING for _, state, _ in remaining), remaining
 
