@@ -30,12 +30,10 @@ UPDATABLE = (
     "availabilityZoneRebalancing",
     "cluster",
     "deploymentConfiguration",
-    "enableECSManagedTags",
     "healthCheckGracePeriodSeconds",
     "loadBalancers",
     "networkConfiguration",
     "platformVersion",
-    "propagateTags",
 )
 #: libpq and asyncpg read the authority of the database's certificate from a file; a task can be given variables only.
 AUTHORITY = """printf '%s\\n' "$AUTHORITY" >/tmp/authority.pem; """
@@ -152,7 +150,7 @@ def release(
         }
         requests[f"scaling/{name}"] = target | filled(given, known)
         requests[f"policies/{name}"] = target | filled(service["policy"], known)
-    once = ("cluster", "enableECSManagedTags", "launchType", "networkConfiguration", "platformVersion")
+    once = ("cluster", "launchType", "networkConfiguration", "platformVersion")
     requests["run"] = filled({key: service["service"][key] for key in once}, known) | {"count": 1}
     return requests
 
