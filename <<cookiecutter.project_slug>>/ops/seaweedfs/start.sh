@@ -38,7 +38,7 @@ serve() {
     printf '], "policies": [{"name": "app", "content": "%s"}, ' "$(policy app)"
     printf '{"name": "operator", "content": "%s"}]}\n' "$(policy operator)"
   } >"$folder/accounts.json"
-  while :; do if lifecycle; then sleep 86400; else sleep 30; fi; done &
+  while :; do if lifecycle; then sleep 86400; else sleep 10; fi; done &
   # All parts but the gateway ask nobody who they are: they listen on the loopback alone. No telemetry, no further doors.
   exec weed -logtostderr=true server -dir="${SEAWEEDFS_DATA:-/data}" -ip=127.0.0.1 -ip.bind=127.0.0.1 \
     -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=0 -volume.preStopSeconds=1 \
@@ -51,7 +51,7 @@ serve() {
 # In the same container, for the other parts listen on its loopback alone. It would wait for a master for ever.
 lifecycle() {
   printf 's3.lifecycle.run-shard -shards 0-15 -s3 %s -events 0 -runtime %s\n' "${SEAWEEDFS_GATEWAY:-127.0.0.1:18333}" "${SEAWEEDFS_RUNTIME:-10m}" |
-    timeout 1800 weed -logtostderr=true shell -master="${SEAWEEDFS_MASTER:-127.0.0.1:9333}" -filer="${SEAWEEDFS_FILER:-127.0.0.1:8888}" || return 1
+    timeout 1800 weed -logdir="$folder" shell -master="${SEAWEEDFS_MASTER:-127.0.0.1:9333}" -filer="${SEAWEEDFS_FILER:-127.0.0.1:8888}" || return 1
   touch "$folder/lifecycle" # the health check looks how old it is
 }
 
