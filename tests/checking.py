@@ -33,6 +33,7 @@ READS: dict[str, tuple[str, ...]] = {
     "compose-schema": ("compose.yaml", "ops/compose/**/*"),
     "dependabot-schema": WORKFLOWS,
     "dockerfile": ("Dockerfile",),
+    "ecs": ("ops/deploy/ecs/**/*", ".env.example"),
     "env-example": (*PYTHON, ".env.example"),
     "imports": PYTHON,
     "kubernetes": ("ops/deploy/kubernetes/**/*", "ops/redis/**/*", ".env.example"),

@@ -55,7 +55,7 @@ def projects_in(folder: Path, template: Path) -> Projects:
     return project
 
 
-def run(projects: Projects, say: Say, name: str, target: str, only: str = "") -> str:
+def run(projects: Projects, say: Say, name: str, target: str, *arguments: str) -> str:
     """Call a target of a project's Makefile, and return in one line how it ended.
 
     Args:
@@ -63,12 +63,12 @@ def run(projects: Projects, say: Say, name: str, target: str, only: str = "") ->
         say: what happens.
         name: of the project.
         target: of its Makefile.
-        only: pytest's expression for the tests to select.
+        arguments: variables for make.
     """
-    return passes(*projects(name, say), say, target, only)
+    return passes(*projects(name, say), say, target, *arguments)
 
 
-def passes(project: Path, venv: Path, say: Say, target: str, only: str = "", seconds: int = 900) -> str:
+def passes(project: Path, venv: Path, say: Say, target: str, *arguments: str, seconds: int = 900) -> str:
     """Call a target of a project's Makefile, and return in one line how it ended.
 
     Args:
@@ -76,14 +76,14 @@ def passes(project: Path, venv: Path, say: Say, target: str, only: str = "", sec
         venv: its environment.
         say: what happens.
         target: of its Makefile.
-        only: pytest's expression for the tests to select.
+        arguments: variables for make.
         seconds: after which it is given up.
     """
     # Parts are killed there and looked at by the clock: it has the machine for itself, the others share it.
     way = fcntl.LOCK_EX if target == "test-system" else fcntl.LOCK_SH
     with (ENVIRONMENTS / "machine.lock").open("w") as machine:
         fcntl.flock(machine, way)
-        written = make(project, venv, say, target, *([f"ARGS=-k '{only}'"] if only else []), seconds=seconds)
+        written = make(project, venv, say, target, *arguments, seconds=seconds)
     if target == "check":
         return f"{len(re.findall(r'(?m)^  ok ', written))} checks passed"
     if not target.startswith("test"):

@@ -24,7 +24,7 @@ ONLY = {
 @pytest.mark.parametrize("name", ONLY)
 def test_a_variant_passes_its_own(projects: Projects, say: Say, tell: Tell, name: str, target: str) -> None:
     """Its checks whole, and of its tests those that can differ."""
-    closing = run(projects, say, name, target, ONLY[name] if target == "test" else "")
+    closing = run(projects, say, name, target, *([f"ARGS=-k '{ONLY[name]}'"] if target == "test" else []))
     tell(f"baked and run: {name}: make {target}", 1, closing)
 
 

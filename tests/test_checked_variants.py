@@ -23,7 +23,7 @@ def environment(projects: Projects) -> Path:
 
 
 def test_every_combination_is_checked(
-    combinations: Combinations, environment: Path, tmp_path: Path, tell: Tell, say: Say
+    combinations: Combinations, environment: Path, spacious: Path, tell: Tell, say: Say
 ) -> None:
     """Workflows, containers, shell, nginx, alarms, manifests, migrations, licences, contracts of imports, settings."""
     wanted = inputs(combinations, environment)
@@ -34,7 +34,7 @@ def test_every_combination_is_checked(
     wrong, done = [], Counter[str]()
     for number, project in enumerate(dict.fromkeys(by.values())):
         mine = [each for each in wanted if by[each.check] == project]
-        jobs = [(each.check, each.laid_out(tmp_path / f"{number}-{n}")) for n, each in enumerate(mine)]
+        jobs = [(each.check, each.laid_out(spacious / f"checked-{number}-{n}")) for n, each in enumerate(mine)]
         for each, (found, missing) in zip(mine, findings(jobs, project, environment), strict=True):
             where = f"{each.check} in {len(each.names)} combinations, such as {each.names[0]}"
             if missing and not os.environ.get("CI"):
@@ -63,11 +63,11 @@ def test_every_combination_has_sound_types(
 
 
 def test_no_combination_holds_a_secret(
-    combinations: Combinations, environment: Path, tmp_path: Path, tell: Tell
+    combinations: Combinations, environment: Path, spacious: Path, tell: Tell
 ) -> None:
     """Every different file of all combinations, once."""
-    count = every_version(combinations, tmp_path)
-    assert findings([("secrets", tmp_path)], combinations[0][1], environment) == [("", "")]
+    count = every_version(combinations, spacious / "versions")
+    assert findings([("secrets", spacious / "versions")], combinations[0][1], environment) == [("", "")]
     tell("checked: secrets", len(combinations), f"{count} different files in one run")
 
 
