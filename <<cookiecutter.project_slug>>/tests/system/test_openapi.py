@@ -6,12 +6,14 @@ every check that it has is on. SYSTEM_TEST_FUZZ_SEED and SYSTEM_TEST_FUZZ_EXAMPL
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from devstack import Stack
@@ -77,3 +79,18 @@ def test_the_document_keeps_its_word(api: Stack, configuration: Path, who: str, 
         check=False,
     )
     assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
+    if roles:
+        assert reserved(api) - answered(api) == set(), "refusals alone prove nothing of what a superuser is answered"
+
+
+def reserved(api: Stack) -> set[str]:
+    """The routes that not everybody who is signed in may ask, by the table of access."""
+    rows = (line.rsplit("  ", 1) for line in api.run("-m", "app.cli", "access").splitlines())
+    return {row[0].strip() for row in rows if row[-1].strip() in ("staff", "superuser")}
+
+
+def answered(api: Stack) -> set[str]:
+    """The routes that have answered 2xx, by the service's own count."""
+    counted = re.findall(r"(?m)^http_requests_total\{(.*)\} ", httpx.get(f"{api.url}/metrics", timeout=10).text)
+    labels = [dict(re.findall(r'(\w+)="([^"]*)"', line)) for line in counted]
+    return {f"{each['method']} {each['route']}" for each in labels if each["status"].startswith("2")}

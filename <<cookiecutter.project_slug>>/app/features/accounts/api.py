@@ -48,7 +48,7 @@ ACCESS = {
     "POST /api/v1/accounts/email/verify": Access.ANYONE,
     "POST /api/v1/accounts/email/verify/again": Access.ANYONE,
     "GET /api/v1/accounts/people": Access.SUPERUSER,
-    "PATCH /api/v1/accounts/people/{user_id}": Access.SUPERUSER,
+    "PATCH /api/v1/accounts/people/{person_id}": Access.SUPERUSER,
 }
 
 _MAIL_UNDER_WAY = "If this address can have an account, it has a mail from us."
@@ -196,10 +196,10 @@ async def people(
     return [Person.model_validate(one) for one in found]
 
 
-@router.patch("/people/{user_id}", summary="Change what somebody may do", responses=problem_responses(404, 409))
-async def change_person(user_id: UUID, body: PersonChange, user: CurrentUser, resources: AppResources) -> Person:
+@router.patch("/people/{person_id}", summary="Change what somebody may do", responses=problem_responses(404, 409))
+async def change_person(person_id: UUID, body: PersonChange, user: CurrentUser, resources: AppResources) -> Person:
     """Roles, and whether they may sign in at all. For superusers, and not for oneself."""
-    return Person.model_validate(await service.change_person(resources, user.id, user_id, body.roles, body.active))
+    return Person.model_validate(await service.change_person(resources, user.id, person_id, body.roles, body.active))
 
 
 def _tokens(resources: AppResources, response: Response, renewed: Renewed) -> Tokens:

@@ -64,11 +64,17 @@ async def test_roles_change(
 
 
 async def test_somebody_is_switched_off_and_on(
-    client: httpx.AsyncClient, ada: Person, as_boss: dict[str, str], begin: Begin, trail: Trail
+    client: httpx.AsyncClient,
+    resources: "Resources",
+    ada: Person,
+    as_boss: dict[str, str],
+    begin: Begin,
+    trail: Trail,
 ) -> None:
-    """Signed out everywhere; and nothing happens when nothing changes."""
+    """Signed out everywhere, also from sockets; and nothing happens when nothing changes."""
     token = (await begin(ada)).token
     assert (await change(client, ada, as_boss, active=False)).json()["active"] is False
+    assert await resources.events.gate(ada.id) != "", "their sockets are ended"
     assert (await client.post("/api/v1/accounts/refresh", json={"refresh_token": token})).status_code == 401
     assert (await change(client, ada, as_boss, active=True)).json()["active"] is True
     assert (await change(client, ada, as_boss, active=True)).status_code == 200
