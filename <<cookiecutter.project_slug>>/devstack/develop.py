@@ -74,6 +74,10 @@ class Development:
             for process in self._stack.processes.values():
                 with contextlib.suppress(StackError):
                     guard.kill_family(guard.family(process.pid), process.pid)
+        # By another thread: the one that was interrupted may hold the lock of the very event that is set here, and would wait for itself.
+        threading.Thread(target=self._end, name="end", daemon=True).start()
+
+    def _end(self) -> None:
         self._stopping.set()
         self._stack.interrupt()
 
