@@ -299,10 +299,9 @@ async def test_the_commands_of_the_runbook(vault: "Resources", stack: Stack, pro
     listed = project_copy / "app/features/__init__.py"
     listed.write_text(re.sub(r"^FEATURES = .*$", 'FEATURES = ("vault",)', listed.read_text(), flags=re.MULTILINE))
     page = (ROOT / "docs/runbook/rotate-encryption-keys.md").read_text()
-    commands = {
-        line.split()[4]: shlex.split(line) for line in page.splitlines() if line.startswith("python -m app.cli")
-    }
-    assert list(commands) == ["new-key", "rotate", "status"]
+    lines = [shlex.split(line) for line in page.splitlines() if line.strip().startswith("python -m app.cli")]
+    commands = {line[4]: line for line in lines}
+    assert list(commands) == ["status", "new-key", "rotate"]
 
     def line(name: str, *keys: str) -> Command:
         return command(*commands[name][3:], ENCRYPTION_KEYS=",".join(keys))
