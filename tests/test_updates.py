@@ -185,7 +185,9 @@ class Edits:
 
     def __init__(self, project: Path, old: Mapping[str, bytes], new: Mapping[str, bytes]) -> None:
         self.project = project
+        self.folder = "app/features/documents"
         text = [path for path in sorted(old) if path.endswith((".py", ".md", ".yaml")) and old[path].count(b"\n") > 30]
+        text = [path for path in text if not path.startswith(f"{self.folder}/")]  # which goes with all that is in it
         self.same = [path for path in text if new.get(path) == old[path]]
         # Changed, and long enough at its end and beginning for an edit that touches nothing of the change.
         changed = [path for path in text if path in new and new[path] != old[path]]
@@ -223,7 +225,7 @@ class Edits:
         (self.project / self.same[2]).chmod(0o755)  # 7 a mode
         self.write("docs/picture.png", b"\x89PNG\0\xff 8 a picture of my own")
         self.write("ops/nginx/www/static/favicon.svg", b"\0\xfe 9 another picture in the place of the template's")
-        shutil.rmtree(self.project / "app/features/documents")  # 10 a whole folder
+        shutil.rmtree(self.project / self.folder)  # 10 a whole folder
         self.write("odd name é.txt", b"11 no line end, and no \xff UTF-8")
 
     def check(self) -> None:
@@ -238,7 +240,7 @@ class Edits:
         assert (self.project / self.same[2]).stat().st_mode & 0o111
         assert (self.project / "docs/picture.png").read_bytes().endswith(b"8 a picture of my own")
         assert b"9 another picture" in (self.project / "ops/nginx/www/static/favicon.svg").read_bytes()
-        assert not (self.project / "app/features/documents").exists()
+        assert not (self.project / self.folder).exists()
         assert (self.project / "odd name é.txt").read_bytes() == b"11 no line end, and no \xff UTF-8"
 
 
