@@ -34,6 +34,7 @@ CONNECTIONS = 8
 REQUESTS = {"health": 4000, "search": 500}
 PRODUCTION = {
     "ENVIRONMENT": "production",
+    "BACKUP_ENCRYPTION": "off",  # nothing is backed up here, and production insists on keys
     "AI_ALLOW_OFFLINE": "true",
     "HTTP_ALLOWED_HOSTS": LOOPBACK,
     "HTTP_CORS_ORIGINS": "https://app.example.com",
